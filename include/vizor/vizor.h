@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: MIT */
+/* The whole public interface of libvizor. */
+#ifndef VIZOR_VIZOR_H
+#define VIZOR_VIZOR_H
+
+#include <vizor/config.h>
+#include <vizor/error.h>
+#include <vizor/log.h>
+#include <vizor/machine.h>
+
+/* The library's version, "0.1.0". */
+#ifdef __cplusplus
+extern "C"
+#endif
+const char *vz_version(void);
+
+#endif
