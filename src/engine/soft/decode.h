@@ -61,6 +61,7 @@ enum insn_system {
 	SYS_CLFLUSH,           /* clflush, clflushopt, clwb: checks the address, nothing else */
 	SYS_MASKMOV,           /* maskmovq/maskmovdqu/vmaskmovdqu, vmaskmovps/pd, vpmaskmovd/q */
 	SYS_GATHER,            /* vgatherXX, vpgatherXX */
+	SYS_XLAT,              /* xlat: al = byte at segment:rbx + al */
 	SYS_UD,                /* ud0, ud1, ud2: architecturally #UD, named so that the log can tell */
 	SYS_COUNT
 };
@@ -121,7 +122,7 @@ struct insn {
 	bool has_modrm;
 	uint8_t modrm, sib;
 	uint8_t reg;          /* ModRM.reg with REX.R / VEX.R */
-	uint8_t rm;           /* ModRM.rm with REX.B, when mod == 3 */
+	uint8_t rm;           /* ModRM.rm with REX.B, when mod == 3; or the register in the opcode's low bits */
 	uint8_t opcode_offset; /* of the last opcode byte in the instruction; the modrm follows it */
 	uint8_t imm_offset;   /* of the immediate, = len when there is none */
 	uint8_t imm_size;     /* bytes of immediate(s); moffs of A0..A3 are not immediates: see has_moffs */
@@ -132,8 +133,13 @@ struct insn {
 	uint8_t base, index, scale; /* register number or REG_NONE / REG_RIP; scale is 1, 2, 4, 8 */
 	int64_t disp;
 	uint16_t mem_size;    /* bytes accessed at the operand; 0: depends (xsave) or none (lea, nop, prefetch) */
+	uint8_t mem_align;    /* 16 or 32: #GP(0) when the operand is not aligned so; 0: any address will do */
 	bool mem_read, mem_write;
-	bool vsib;            /* index is a vector register (gathers) */
+	bool vsib;            /* index is a vector register (gathers); mem_size is that of one element */
+	bool bit_string;      /* bt/bts/btr/btc m,r: the register also moves the address, by op_size units:
+	                         effective address + (bit offset >> 4, 5 or 6, signed) * op_size */
+	bool rep_ignored;     /* the F2/F3 in prefixes means nothing here and must not reach the host: it may
+	                         name an instruction of a masked feature (tzcnt for bsf), or an elided lock */
 
 	uint16_t gpr_read;    /* bit n: general register n is read, explicitly, implicitly, or in the address */
 	uint16_t gpr_write;   /* bit n: written (also partially; a partly written register is also in gpr_read) */
