@@ -8,10 +8,16 @@
 #include <vizor/log.h>
 #include <vizor/machine.h>
 
-/* The library's version, "0.1.0". */
 #ifdef __cplusplus
-extern "C"
+extern "C" {
 #endif
+#pragma GCC visibility push(default)
+
+/* The library's version, "0.1.0". */
 const char *vz_version(void);
 
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The engine interface: what runs guest instructions. An engine knows memory and a bus callback; it knows
- * no device. It includes the interrupt controllers (local APICs, I/O APIC at 0xfec00000 with 24 pins),
- * because KVM's live in the kernel, and the paravirtual clock.
+ * The engine interface: what runs guest instructions. An engine knows memory and a bus callback; it
+ * knows no device. It includes the interrupt controllers (local APICs, I/O APIC at 0xfec00000 with
+ * 24 pins), because KVM's live in the kernel, and the paravirtual clock.
  */
 #ifndef ENGINE_ENGINE_H
 #define ENGINE_ENGINE_H
@@ -20,20 +20,25 @@ struct engine;
 struct vcpu;
 struct state;
 
-/* The board, as the engine sees it. Called on the vCPU thread that made the access. size: 1, 2, 4 or 8. */
+/*
+ * The board, as the engine sees it. Called on the vCPU thread that made the access. size: 1, 2, 4
+ * or 8.
+ */
 struct engine_board {
 	void *arg;
 	uint64_t (*read)(void *arg, bool port, uint64_t addr, unsigned size);
 	void (*write)(void *arg, bool port, uint64_t addr, unsigned size, uint64_t value);
-	/* The guest asked the I/O APIC for end-of-interrupt on a level-triggered pin; may be NULL. */
+	/*
+	 * The guest asked the I/O APIC for end-of-interrupt on a level-triggered pin; may be NULL.
+	 */
 	void (*eoi)(void *arg, unsigned pin);
 };
 
 struct engine_config {
-	struct memory *mem;       /* outlives the engine */
+	struct memory *mem; /* outlives the engine */
 	unsigned cpus;
 	struct engine_board board;
-	const char *options;      /* engine-specific words for tests: "exact", "nogroup", …; or NULL */
+	const char *options; /* engine-specific words for tests: "exact", "nogroup", …; or NULL */
 };
 
 enum vcpu_exit {
@@ -43,18 +48,25 @@ enum vcpu_exit {
 };
 
 struct engine_class {
-	const char *name;    /* "soft", "kvm" */
+	const char *name; /* "soft", "kvm" */
 	const char *summary;
 	/* 0 when it works here; else -errno with the reason and the remedy. */
 	int (*probe)(struct vz_error *e);
 	int (*open)(struct engine **engine, const struct engine_config *config, struct vz_error *e);
 	void (*close)(struct engine *engine); /* no vCPU may be running */
 
-	/* vCPUs 0 .. cpus-1 exist from open on, in the power-on state (vCPU 0 runs, others wait for SIPI). */
+	/*
+	 * vCPUs 0 .. cpus-1 exist from open on, in the power-on state (vCPU 0 runs, others wait for
+	 * SIPI).
+	 */
 	struct vcpu *(*vcpu)(struct engine *engine, unsigned index);
-	void (*reset)(struct engine *engine); /* all vCPUs and interrupt controllers to power-on; none running */
+	void (*reset)(struct engine *
+			engine); /* all vCPUs and interrupt controllers to power-on; none running */
 
-	/* Run on the calling thread, always the same one for a vCPU, until an exit. HLT sleeps inside. */
+	/*
+	 * Run on the calling thread, always the same one for a vCPU, until an exit. HLT sleeps
+	 * inside.
+	 */
 	enum vcpu_exit (*run)(struct vcpu *vcpu, struct vz_error *e);
 	/* From any thread: make run return soon, or at once when it is called next. */
 	void (*kick)(struct vcpu *vcpu);

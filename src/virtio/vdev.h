@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The device core: one virtio device between its class (facts and verbs, one file in src/device/) and its
- * host (virtio-pci, vhost-user, or a test's fake driver). The core polices the status machine, feature
- * negotiation, queue set-up and the config space (virtio 1.4 sections 2.1, 2.2, 2.4, 2.5, 3.1); a class
- * never sees a state the specification does not allow.
+ * The device core: one virtio device between its class (facts and verbs, one file in src/device/)
+ * and its host (virtio-pci, vhost-user, or a test's fake driver). The core polices the status
+ * machine, feature negotiation, queue set-up and the config space (virtio 1.4 sections 2.1, 2.2,
+ * 2.4, 2.5, 3.1); a class never sees a state the specification does not allow.
  *
- * Threads: a device lives on one loop; all functions here are called on it, unless they say otherwise.
+ * Threads: a device lives on one loop; all functions here are called on it, unless they say
+ * otherwise.
  */
 #ifndef VIRTIO_VDEV_H
 #define VIRTIO_VDEV_H
@@ -34,33 +35,37 @@
 #define VIRTIO_F_RING_RESET        40
 #define VIRTIO_BIT(n)              (1ull << (n))
 
-#define VIRTIO_NO_VECTOR 0xffff
-#define VDEV_QUEUES_MAX  64
+#define VIRTIO_NO_VECTOR           0xffff
+#define VDEV_QUEUES_MAX            64
 
 struct vdev;
 
 /* A device class: facts, then verbs. Only kick is required. */
 struct device_class {
-	const char *name;              /* command line, log tag, man section: "virtio-rng" */
-	const char *summary;           /* one line for help */
-	uint16_t id;                   /* virtio device id, section 5 */
-	uint8_t pci_class[3];          /* base class, subclass, interface */
-	uint16_t queues;               /* default number of queues; open may change dev->nqueues */
-	uint16_t queue_size;           /* default and maximum size of each; a power of two <= VQ_SIZE_MAX */
-	uint64_t features;             /* device-specific bits always offered; open may change dev->offered */
-	uint16_t config_size;          /* bytes of device config space */
-	size_t size;                   /* of the device struct, which starts with struct vdev */
-	bool in_order;                 /* completes each queue's chains in the order it pops them */
-	const struct option *options;  /* keys of --device NAME,key=value; offsets into the device struct */
-	bool (*parse)(struct vdev *dev, const char *key, const char *value, struct vz_error *e, int *result);
-	                               /* keys that no table can say; false: not mine */
+	const char *name;     /* command line, log tag, man section: "virtio-rng" */
+	const char *summary;  /* one line for help */
+	uint16_t id;          /* virtio device id, section 5 */
+	uint8_t pci_class[3]; /* base class, subclass, interface */
+	uint16_t queues;      /* default number of queues; open may change dev->nqueues */
+	uint16_t queue_size;  /* default and maximum size of each; a power of two <= VQ_SIZE_MAX */
+	uint64_t features; /* device-specific bits always offered; open may change dev->offered */
+	uint16_t config_size; /* bytes of device config space */
+	size_t size;          /* of the device struct, which starts with struct vdev */
+	bool in_order;        /* completes each queue's chains in the order it pops them */
+	const struct option
+		*options; /* keys of --device NAME,key=value; offsets into the device struct */
+	bool (*parse)(struct vdev *dev, const char *key, const char *value, struct vz_error *e,
+		int *result);
+	/* keys that no table can say; false: not mine */
 
-	int (*open)(struct vdev *dev, struct vz_error *e);  /* acquire host resources; before the guest runs */
-	void (*close)(struct vdev *dev);                    /* also after a failed open */
-	void (*start)(struct vdev *dev);                    /* DRIVER_OK: features final, queues enabled */
+	int (*open)(struct vdev *dev,
+		struct vz_error *e);     /* acquire host resources; before the guest runs */
+	void (*close)(struct vdev *dev); /* also after a failed open */
+	void (*start)(struct vdev *dev); /* DRIVER_OK: features final, queues enabled */
 	void (*kick)(struct vdev *dev, struct virtqueue *vq); /* buffers may be available */
-	void (*quiesce)(struct vdev *dev);                  /* return with nothing in flight */
-	void (*config_wrote)(struct vdev *dev, unsigned offset, unsigned len); /* dev->config was changed */
+	void (*quiesce)(struct vdev *dev);                    /* return with nothing in flight */
+	/* dev->config was changed */
+	void (*config_wrote)(struct vdev *dev, unsigned offset, unsigned len);
 	int (*state)(struct vdev *dev, struct state *s);
 };
 
@@ -70,8 +75,12 @@ struct vdev_host {
 	/* Interrupt the driver for a queue; the host maps queues to vectors. Any thread. */
 	void (*interrupt)(void *arg, unsigned queue);
 	void (*config_changed)(void *arg);
-	/* Shared-memory region id (virtio-fs DAX, gpu): offset within the region, host fd. 0 or -errno. */
-	int (*shm_map)(void *arg, unsigned id, uint64_t offset, uint64_t len, int fd, uint64_t fd_offset, bool rw);
+	/*
+	 * Shared-memory region id (virtio-fs DAX, gpu): offset within the region, host fd. 0 or
+	 * -errno.
+	 */
+	int (*shm_map)(void *arg, unsigned id, uint64_t offset, uint64_t len, int fd,
+		uint64_t fd_offset, bool rw);
 };
 
 struct vdev {
@@ -79,16 +88,16 @@ struct vdev {
 	struct loop *loop;
 	struct memory *mem;
 	struct vdev_host host;
-	char *name;                    /* for log and errors: "virtio-blk 'root'"; owned */
+	char *name; /* for log and errors: "virtio-blk 'root'"; owned */
 
-	uint64_t offered, accepted;    /* feature bits; accepted is final after FEATURES_OK */
+	uint64_t offered, accepted; /* feature bits; accepted is final after FEATURES_OK */
 	uint8_t status;
-	bool running;                  /* DRIVER_OK and neither paused nor broken: kick is delivered */
+	bool running; /* DRIVER_OK and neither paused nor broken: kick is delivered */
 	bool paused;
-	uint32_t generation;           /* of the config space */
+	uint32_t generation; /* of the config space */
 	uint16_t nqueues;
 	struct virtqueue *queues;
-	uint8_t config[256];           /* little-endian, as the driver reads it */
+	uint8_t config[256]; /* little-endian, as the driver reads it */
 	struct log_limit log_limit;
 };
 
@@ -96,8 +105,12 @@ struct vdev {
 struct vdev *vdev_new(const struct device_class *class);
 /* Set an option; through the class's table (error's where: the key). */
 int vdev_option(struct vdev *dev, const char *key, const char *value, struct vz_error *e);
-/* Open on a loop, over mem, carried by host; name is copied. Error's where is relative to the device. */
-int vdev_open(struct vdev *dev, struct loop *loop, struct memory *mem, const char *name, struct vz_error *e);
+/*
+ * Open on a loop, over mem, carried by host; name is copied. Error's where is relative to the
+ * device.
+ */
+int vdev_open(struct vdev *dev, struct loop *loop, struct memory *mem, const char *name,
+	struct vz_error *e);
 void vdev_set_host(struct vdev *dev, const struct vdev_host *host);
 void vdev_free(struct vdev *dev); /* quiesces, closes; NULL is fine */
 
@@ -110,7 +123,8 @@ void vdev_status_set(struct vdev *dev, uint8_t status); /* 0: reset */
 uint64_t vdev_config_read(struct vdev *dev, uint64_t offset, unsigned len);
 void vdev_config_write(struct vdev *dev, uint64_t offset, unsigned len, uint64_t value);
 /* Queue fields, ignored once frozen; index beyond the last queue is ignored, reads give 0. */
-struct virtqueue *vdev_queue(struct vdev *dev, unsigned index); /* NULL when there is no such queue */
+/* NULL when there is no such queue */
+struct virtqueue *vdev_queue(struct vdev *dev, unsigned index);
 void vdev_queue_size(struct vdev *dev, unsigned index, uint16_t size);
 void vdev_queue_area(struct vdev *dev, unsigned index, unsigned area /* 0 desc 1 driver 2 device */,
 	bool high, uint32_t value);
