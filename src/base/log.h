@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Log lines. One sink per process, set by the application (default: nothing is printed). Safe in any
- * thread. Levels are those of the command line: error, info, debug.
+ * Log lines. One sink per process, set by the application (default: nothing is printed). Safe in
+ * any thread. Levels are those of the command line: error, info, debug.
  */
 #ifndef BASE_LOG_H
 #define BASE_LOG_H
@@ -20,9 +20,16 @@ bool log_enabled(enum log_level level);
 void log_at(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 #define log_error(...) log_at(LOG_ERROR, __VA_ARGS__)
 #define log_info(...)  log_at(LOG_INFO, __VA_ARGS__)
-#define log_debug(...) do { if (log_enabled(LOG_DEBUG)) log_at(LOG_DEBUG, __VA_ARGS__); } while (0)
+#define log_debug(...)                                  \
+	do {                                            \
+		if (log_enabled(LOG_DEBUG))             \
+			log_at(LOG_DEBUG, __VA_ARGS__); \
+	} while (0)
 
-/* For what a guest can provoke: at most burst lines per second; the count of dropped ones is told later. */
+/*
+ * For what a guest can provoke: at most burst lines per second; the count of dropped ones is told
+ * later.
+ */
 struct log_limit {
 	uint64_t window_start; /* CLOCK_MONOTONIC ns */
 	unsigned printed, dropped;

@@ -7,7 +7,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* A growing, always NUL-terminated string. Zero-initialise; release with strbuf_fini. Out of memory sets failed. */
+/*
+ * A growing, always NUL-terminated string. Zero-initialise; release with strbuf_fini. Out of memory
+ * sets failed.
+ */
 struct strbuf {
 	char *text;
 	size_t len, cap;
@@ -24,7 +27,9 @@ int parse_size(const char *text, uint64_t *value);
 /* on off true false yes no 1 0; 0 or -EINVAL. */
 int parse_bool(const char *text, bool *value);
 
-/* The word of a NULL-terminated list nearest to text by edit distance, or NULL when none is near. */
+/*
+ * The word of a NULL-terminated list nearest to text by edit distance, or NULL when none is near.
+ */
 const char *nearest_word(const char *text, const char *const *words);
 
 /* strdup that frees what *slot held; returns 0 or -ENOMEM. text may be NULL. */

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Guest RAM: the one door to guest memory. RAM is one memfd, mapped shared once; guest-physical addresses
- * 0 .. low_size and 4 GiB .. are RAM, everything else is a hole. An address never travels without its
- * length: a range is inside one RAM region or it is refused.
+ * Guest RAM: the one door to guest memory. RAM is one memfd, mapped shared once; guest-physical
+ * addresses 0 .. low_size and 4 GiB .. are RAM, everything else is a hole. An address never travels
+ * without its length: a range is inside one RAM region or it is refused.
  *
- * A host-side write to RAM must be announced with mem_written, so that the dirty log and translated code
- * stay true; mem_write does so by itself. Safe from any thread; the map does not change after mem_new.
+ * A host-side write to RAM must be announced with mem_written, so that the dirty log and translated
+ * code stay true; mem_write does so by itself. Safe from any thread; the map does not change after
+ * mem_new.
  */
 #ifndef MEMORY_MEMORY_H
 #define MEMORY_MEMORY_H
@@ -15,7 +16,7 @@
 #include <stdint.h>
 #include <vizor/error.h>
 
-#define MEM_PAGE_SIZE 4096u
+#define MEM_PAGE_SIZE  4096u
 #define MEM_HOLE_START 0xc0000000ull  /* RAM below 4 GiB ends here at the latest: 3 GiB */
 #define MEM_HIGH_START 0x100000000ull /* the rest of RAM starts here */
 
@@ -29,7 +30,7 @@ struct span {
 struct mem_region {
 	uint64_t gpa, size; /* guest-physical, bytes */
 	uint8_t *host;
-	uint64_t offset;    /* in the memfd */
+	uint64_t offset; /* in the memfd */
 };
 
 /* size: bytes, a multiple of MEM_PAGE_SIZE, at least 1 MiB. NULL with *e set on failure. */
@@ -38,7 +39,8 @@ void mem_free(struct memory *mem);
 
 uint64_t mem_size(const struct memory *mem);
 int mem_fd(const struct memory *mem); /* the memfd, owned by mem */
-unsigned mem_regions(const struct memory *mem, const struct mem_region **regions); /* count, 1 or 2 */
+/* count, 1 or 2 */
+unsigned mem_regions(const struct memory *mem, const struct mem_region **regions);
 
 /* The host bytes of [gpa, gpa + len), or false when any of it is not RAM or len is 0. */
 bool mem_span(const struct memory *mem, uint64_t gpa, uint64_t len, struct span *span);
@@ -51,8 +53,8 @@ int mem_write(struct memory *mem, uint64_t gpa, const void *from, size_t len);
 void mem_written(struct memory *mem, uint64_t gpa, uint64_t len);
 
 /*
- * One observer of host-side writes (the software CPU: to drop translations). Set before any vCPU runs.
- * fn is called from whatever thread wrote.
+ * One observer of host-side writes (the software CPU: to drop translations). Set before any vCPU
+ * runs. fn is called from whatever thread wrote.
  */
 typedef void mem_written_fn(void *arg, uint64_t gpa, uint64_t len);
 void mem_observe(struct memory *mem, mem_written_fn *fn, void *arg);
