@@ -40,11 +40,11 @@ static int tap_count, tap_failed, tap_current_bad;
 		}                                                                             \
 	} while (0)
 
-/* Stop the whole program as skipped: the machine lacks what it needs. */
+/* Stop the whole program as skipped: the machine lacks what it needs. TAP says so in its plan. */
 #define SKIP_ALL(why)                            \
 	do {                                     \
 		printf("1..0 # SKIP %s\n", why); \
-		exit(77);                        \
+		exit(0);                         \
 	} while (0)
 
 #define RUN(fn)                                                                            \

@@ -120,6 +120,8 @@ void timer_free(struct timer *timer)
 
 void timers_drop(struct loop *loop)
 {
-	while (!list_empty(&loop->all_timers))
-		timer_free(list_entry(loop->all_timers.next, struct timer, all));
+	struct list *pos, *next;
+
+	list_for_each_safe (pos, next, &loop->all_timers)
+		free(list_entry(pos, struct timer, all));
 }

@@ -16,11 +16,14 @@
 #define TEXT(s) ((char[]){ s })
 #define MS      1000000ull
 
+/* What ran, in order: a letter each. */
 static char order[64];
 
 static void note(void *arg)
 {
-	strcat(order, arg);
+	size_t len = strlen(order);
+
+	snprintf(order + len, sizeof(order) - len, "%s", (const char *)arg);
 }
 
 struct pipe_watch {
@@ -218,9 +221,9 @@ static void timer_arms_itself_and_frees_another(void)
 
 static void dispatch_inside(void *arg)
 {
-	strcat(order, "(");
+	note(TEXT("("));
 	loop_dispatch(arg, -1); /* the post behind us must not be stuck */
-	strcat(order, ")");
+	note(TEXT(")"));
 }
 
 static void nested_dispatch(void)
@@ -469,7 +472,7 @@ static void idle_loop_sleeps(void)
 	struct loop *loop = loop_new(NULL);
 	struct rusage before, after;
 
-	timer_arm(timer_new(loop, note, TEXT(""), NULL), clock_ns() + 3600 * 1000 * MS);
+	timer_arm(timer_new(loop, note, TEXT(""), NULL), clock_ns() + 3600000 * MS);
 	loop_post(loop, note, TEXT(""));
 	loop_dispatch(loop, 0);
 	getrusage(RUSAGE_THREAD, &before);

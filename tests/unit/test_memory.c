@@ -12,6 +12,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define PAGE ((uint64_t)MEM_PAGE_SIZE)
+
 static void sizes_are_checked(void)
 {
 	struct vz_error e = { 0 };
@@ -130,7 +132,7 @@ static void copies_are_all_or_nothing(void)
 
 static void dirty_log(void)
 {
-	uint64_t size = 70 * 64 * (uint64_t)MEM_PAGE_SIZE, bits[70];
+	uint64_t size = 70 * (64 * PAGE), bits[70];
 	struct memory *mem = mem_new(size, NULL);
 
 	memset(bits, 0xff, sizeof(bits));
@@ -142,8 +144,8 @@ static void dirty_log(void)
 	CHECK_EQ(bits[0], 0);
 
 	mem_written(mem, 4095, 2);
-	mem_written(mem, 63 * MEM_PAGE_SIZE, 2 * MEM_PAGE_SIZE);
-	mem_written(mem, 128 * MEM_PAGE_SIZE, 192 * MEM_PAGE_SIZE);
+	mem_written(mem, 63 * PAGE, 2 * PAGE);
+	mem_written(mem, 128 * PAGE, 192 * PAGE);
 	mem_written(mem, size - 1, 1);
 	mem_written(mem, size - 1, 2); /* not RAM: nothing happens */
 	mem_written(mem, 0, 0);
