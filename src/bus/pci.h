@@ -4,13 +4,20 @@
  * BARs, MSI-X. There are no I/O BARs, no bridges and no INTx. Sources: PCI Local Bus 3.0, PCI
  * Express Base 3.0 chapter 7, PCI Firmware 3.0 (ECAM).
  *
- * Threads: configuration and BAR accesses arrive on vCPU threads and are serialised by the bus's
- * lock; msix_raise may be called from any thread.
+ * Threads: configuration accesses arrive on vCPU threads and are serialised by the bus's lock;
+ * BAR accesses arrive there too and hold no lock; msix_raise may be called from any thread. Devices
+ * are added and removed while no vCPU runs.
+ *
+ * Locks, outermost first: the pci bus, then the port and MMIO map or the device's MSI-X lock.
+ * bar.moved and msix.send are called with locks held: they may enter the engine, but neither wait
+ * for a vCPU or a loop nor come back here. The config_ hooks are called without a lock.
  */
 #ifndef BUS_PCI_H
 #define BUS_PCI_H
 
 #include "bus/bus.h"
+
+#include <pthread.h>
 
 #define PCI_SLOTS       32
 #define PCI_CONFIG_SIZE 4096u
@@ -24,6 +31,7 @@ struct pci_bar {
 	bool is64, prefetch;
 	const struct bus_ops *ops;
 	void *arg;
+	uint64_t initial; /* where it is after reset */
 	uint64_t address; /* where it is mapped now */
 	bool mapped;
 	/* Called after the BAR was mapped (address valid) or before it is unmapped; may be NULL. */
@@ -31,6 +39,8 @@ struct pci_bar {
 };
 
 struct msix {
+	pthread_mutex_t lock; /* of everything below */
+	unsigned capability;  /* its offset in configuration space; 0: no MSI-X */
 	uint16_t vectors;
 	bool enabled, masked;
 	struct {
@@ -51,7 +61,11 @@ struct pci_dev {
 	struct pci_bar bars[PCI_BARS];     /* a 64-bit BAR takes two: the second stays empty */
 	struct msix msix;
 	void *arg;
-	/* A capability that reacts to accesses (virtio's PCI_CFG window); may be NULL. */
+	uint8_t last_capability, next_capability; /* where the list and the room go on */
+	/*
+	 * A register that reacts to accesses (virtio's PCI_CFG window): before a read, after a
+	 * write; may be NULL. They use pci_config_get and pci_config_set.
+	 */
 	void (*config_read)(void *arg, unsigned offset, unsigned size);
 	void (*config_wrote)(void *arg, unsigned offset, unsigned size);
 };
@@ -80,6 +94,9 @@ int pci_dev_add(struct pci_bus *pci, struct pci_dev *dev, int slot /* -1: any */
 void pci_dev_remove(struct pci_dev *dev);
 /* Append a capability of len bytes (2-byte header included); returns its offset in config space. */
 unsigned pci_add_capability(struct pci_dev *dev, uint8_t id, unsigned len);
+/* Any bytes of configuration space, under the bus's lock; set does not honour the writable mask. */
+uint64_t pci_config_get(struct pci_dev *dev, unsigned offset, unsigned size);
+void pci_config_set(struct pci_dev *dev, unsigned offset, unsigned size, uint64_t value);
 /*
  * MSI-X with its table and pending bits in the given BAR, which the caller has set up; 0 or
  * -ENOMEM.
@@ -89,7 +106,9 @@ int msix_init(struct pci_dev *dev, unsigned bar, uint32_t table_offset, uint32_t
 uint64_t msix_table_read(struct pci_dev *dev, uint64_t offset, unsigned size);
 void msix_table_write(struct pci_dev *dev, uint64_t offset, unsigned size, uint64_t value);
 uint64_t msix_pba_read(struct pci_dev *dev, uint64_t offset, unsigned size);
-void msix_raise(struct pci_dev *dev, unsigned vector); /* sends, or marks pending while masked */
+/* Sends, or marks pending while masked; nothing while MSI-X is disabled. Any thread. */
+void msix_raise(struct pci_dev *dev, unsigned vector);
+bool msix_enabled(struct pci_dev *dev); /* any thread */
 void msix_fini(struct pci_dev *dev);
 int pci_dev_state(struct pci_dev *dev, struct state *s);
 
