@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The command line: what its files share. It uses libvizor's public interface and libc, nothing else. */
+/*
+ * The command line: what its files share. It uses libvizor's public interface and libc, nothing
+ * else.
+ */
 #ifndef CLI_CLI_H
 #define CLI_CLI_H
 
@@ -9,14 +12,20 @@
 
 /* --- text.c ---------------------------------------------------------------------------------- */
 
-/* One line on standard error, "vizor: …", whatever mode the terminal is in. Returns 1, the exit status. */
+/*
+ * One line on standard error, "vizor: …", whatever mode the terminal is in. Returns 1, the exit
+ * status.
+ */
 int fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 int fail_error(const vz_error *error); /* "vizor: devices[1].path: …" */
 /* The same without "vizor: " and without being an error. */
 void note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* Of count words, size bytes apart and beginning with a char *, the nearest to text, or NULL. */
 const char *nearest(const char *text, const void *words, size_t count, size_t size);
-/* Split at commas outside double quotes, which are removed. NULL: mismatched quote or out of memory. */
+/*
+ * Split at commas outside double quotes, which are removed. NULL: mismatched quote or out of
+ * memory.
+ */
 char **split(const char *text, bool *mismatched);
 void split_free(char **parts);
 bool parse_number(const char *text, unsigned long long *value);
@@ -46,7 +55,10 @@ struct options {
 	int stdio_console; /* index of the one on standard input and output; -1: none */
 };
 
-/* Parse all arguments into a configuration. -1: go on; else the exit status (after --help, or an error). */
+/*
+ * Parse all arguments into a configuration. -1: go on; else the exit status (after --help, or an
+ * error).
+ */
 int options_parse(struct options *o, int argc, char **argv);
 void options_fini(struct options *o);
 

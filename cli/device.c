@@ -155,8 +155,8 @@ static bool has_word(const char *cmdline, const char *begin)
 }
 
 /*
- * A panic ends the guest instead of leaving it hanging, and its text goes to the serial port, where the
- * command line sees it. In front, so that the user's own words have the last say.
+ * A panic ends the guest instead of leaving it hanging, and its text goes to the serial port,
+ * where the command line sees it. In front, so that the user's own words have the last say.
  */
 char *cmdline_for_guest(const char *cmdline)
 {

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The options of run and validate: one table for the parser, the help text and the manual's test. */
+/*
+ * The options of run and validate: one table for the parser, the help text and the manual's test.
+ */
 #include "cli.h"
 #include <limits.h>
 #include <stdio.h>

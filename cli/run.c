@@ -36,7 +36,7 @@ static long long now_ms(void)
 	return ts.tv_sec * 1000ll + ts.tv_nsec / 1000000;
 }
 
-/* --- ending -------------------------------------------------------------------------------------------- */
+/* --- ending ------------------------------------------------------------------------------ */
 
 static void end(struct run *r, int status)
 {
@@ -92,7 +92,7 @@ static void stop_politely(struct run *r)
 		r->deadline = now_ms() + GRACE_MS;
 }
 
-/* --- what the machine tells ---------------------------------------------------------------------------- */
+/* --- what the machine tells -------------------------------------------------------------- */
 
 static void on_event(void *arg, const vz_event *event)
 {
@@ -139,7 +139,7 @@ static void on_log(void *arg, vz_log_level level, const char *line)
 	note("%s: %s", names[level], line);
 }
 
-/* --- what the user tells ------------------------------------------------------------------------------- */
+/* --- what the user tells ----------------------------------------------------------------- */
 
 static void on_signal(struct run *r)
 {
@@ -192,7 +192,7 @@ static void wait_for_end(struct run *r)
 	}
 }
 
-/* --- beginning and cleaning up ------------------------------------------------------------------------- */
+/* --- beginning and cleaning up ----------------------------------------------------------- */
 
 static int open_signals(struct run *r)
 {

@@ -8,7 +8,9 @@
 #include <string.h>
 #include <unistd.h>
 
-/* One write, so that lines of several threads do not mix; raw terminals want the carriage return. */
+/*
+ * One write, so that lines of several threads do not mix; raw terminals want the carriage return.
+ */
 static void say(const char *prefix, const char *fmt, va_list ap)
 {
 	char line[2048];

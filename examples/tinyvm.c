@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * tinyvm: the smallest useful program on libvizor. It boots a Linux kernel with its console on this terminal:
+ * tinyvm: the smallest useful program on libvizor. It boots a Linux kernel with its console on
+ * this terminal:
  *
  *	tinyvm KERNEL [INITRD [CMDLINE [DISK]]]
  *

@@ -22,7 +22,7 @@ struct pci_windows board_windows(uint64_t memory_size)
 	};
 }
 
-/* --- between the engine and the buses ------------------------------------------------------------------ */
+/* --- between the engine and the buses ---------------------------------------------------- */
 
 static uint64_t engine_read(void *arg, bool port, uint64_t addr, unsigned size)
 {
@@ -96,7 +96,7 @@ static void power_sci(void *arg, bool level)
 	b->class->irq_line(b->engine, POWER_SCI_PIN, level);
 }
 
-/* --- opening ------------------------------------------------------------------------------------------- */
+/* --- opening ----------------------------------------------------------------------------- */
 
 static int no_memory(struct vz_error *e)
 {
@@ -188,7 +188,7 @@ static int open_kernel(struct board *b, const struct vz_config *c, struct vz_err
 	request.kernel = b->kernel_path;
 	request.initrd = b->initrd_path;
 	request.cmdline = b->cmdline;
-	return boot_open(&b->kernel, &request, c->memory, e);
+	return boot_open(&b->kernel, &request, c->memory, e) ? config_name_file(c, e) : 0;
 }
 
 int board_open(struct board *b, const struct vz_config *c, const struct engine_class *class,
@@ -234,7 +234,7 @@ void board_close(struct board *b)
 	memset(b, 0, sizeof(*b));
 }
 
-/* --- running ------------------------------------------------------------------------------------------- */
+/* --- running ----------------------------------------------------------------------------- */
 
 void board_power_off(struct board *b)
 {
@@ -242,7 +242,10 @@ void board_power_off(struct board *b)
 		vdev_reset(b->devices[i].dev);
 }
 
-/* A reset lets go of what the guest had in memory: the host gets the pages back, the next guest zeroes. */
+/*
+ * A reset lets go of what the guest had in memory: the host gets the pages back, the next guest
+ * zeroes.
+ */
 static void reset_all(struct board *b)
 {
 	board_power_off(b);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The board: memory, engine, buses, chips and devices put together, and its address map, guest-physical. RAM
- * is memory/memory.h's business, what lies below 1 MiB the boot loader's (boot/boot.h); the interrupt
- * controllers are the engine's. The rest of the map is here and nowhere else.
+ * The board: memory, engine, buses, chips and devices put together, and its address map, guest-
+ * physical. RAM is memory/memory.h's business, what lies below 1 MiB the boot loader's
+ * (boot/boot.h); the interrupt controllers are the engine's. The rest of the map is here and
+ * nowhere else.
  */
 #ifndef MACHINE_BOARD_H
 #define MACHINE_BOARD_H
@@ -60,8 +61,9 @@ struct board {
 };
 
 /*
- * Build the board of a configuration with an engine that works. All these functions are called on the loop,
- * where the devices live, and, but for open, while no vCPU runs. close takes a half-built board.
+ * Build the board of a configuration with an engine that works. All these functions are called on
+ * the loop, where the devices live, and, but for open, while no vCPU runs. close takes a half-
+ * built board.
  */
 int board_open(struct board *b, const struct vz_config *config, const struct engine_class *class,
 	struct loop *loop, const struct board_host *host, struct vz_error *e);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* vz_config and vz_device: setters, defaults, and what help texts ask. Validation is in validate.c. */
+/*
+ * vz_config and vz_device: setters, defaults, and what help texts ask. Validation is in
+ * validate.c.
+ */
 #include "machine/config.h"
 #include "base/arith.h"
 #include "base/error.h"
@@ -179,6 +182,19 @@ struct boot_request config_boot_request(const struct vz_config *c)
 	};
 }
 
+int config_name_file(const struct vz_config *c, struct vz_error *e)
+{
+	const char *path = NULL;
+
+	if (!e)
+		return -EINVAL;
+	if (!strcmp(e->where, "bootloader.kernel"))
+		path = c->kernel;
+	else if (!strcmp(e->where, "bootloader.initrd"))
+		path = c->initrd;
+	return path ? err_prefix(e, "'%s'", path) : e->code;
+}
+
 static const char *nearest_class(const char *name)
 {
 	const char *words[65] = { 0 };
@@ -237,8 +253,8 @@ static const struct option *find_option(const struct device_class *class, const 
 }
 
 /*
- * Keep what was set. A descriptor number is only good while the caller keeps it open, so the setting names a
- * duplicate of our own.
+ * Keep what was set. A descriptor number is only good while the caller keeps it open, so the
+ * setting names a duplicate of our own.
  */
 static int keep_setting(struct vz_device *d, const char *key, const char *value)
 {
@@ -354,7 +370,10 @@ static const char *option_type_name(const struct option *o)
 	return names[o->type];
 }
 
-/* "image|dev": made on first use, kept for ever, as the interface promises. One thread at a time asks. */
+/*
+ * "image|dev": made on first use, kept for ever, as the interface promises. One thread at a time
+ * asks.
+ */
 static const char *enum_type_name(const struct option *o)
 {
 	static struct {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A configuration inside the library: plain values, and what was wrong with the values that setters refused.
- * A device keeps the settings it was given as text; each machine builds its own device by setting them again.
+ * A configuration inside the library: plain values, and what was wrong with the values that
+ * setters refused. A device keeps the settings it was given as text; each machine builds its own
+ * device by setting them again.
  */
 #ifndef MACHINE_CONFIG_H
 #define MACHINE_CONFIG_H
@@ -52,9 +53,12 @@ const void *config_device_field(const struct vz_device *device, const char *key,
 /* What the boot loader is asked for; strings are the configuration's. */
 struct boot_request config_boot_request(const struct vz_config *config);
 
+/* Put the file's name before what the boot loader found wrong with it. Returns the error's code. */
+int config_name_file(const struct vz_config *config, struct vz_error *e);
+
 /*
- * Find the engine: by name, or for "auto" the first that works. why gets a sentence that tells the choice.
- * NULL with *e set (where "engine").
+ * Find the engine: by name, or for "auto" the first that works. why gets a sentence that tells
+ * the choice. NULL with *e set (where "engine").
  */
 const struct engine_class *config_engine(const char *name, char *why, size_t why_size,
 	struct vz_error *e);

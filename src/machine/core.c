@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The life cycle, on the machine's loop. Every change of the running machine goes the same way: ask the vCPUs
- * out, and when the last one is parked settle what there was reason to stop for, the gravest first: failure,
- * off, reset, pause.
+ * The life cycle, on the machine's loop. Every change of the running machine goes the same way:
+ * ask the vCPUs out, and when the last one is parked settle what there was reason to stop for,
+ * the gravest first: failure, off, reset, pause.
  */
 #include "base/error.h"
 #include "base/log.h"
@@ -18,7 +18,7 @@ void core_wake(struct vz_machine *m)
 	eventfd_write(m->core_fd, 1);
 }
 
-/* --- requests of the vCPUs ----------------------------------------------------------------------------- */
+/* --- requests of the vCPUs --------------------------------------------------------------- */
 
 void core_guest_off(void *arg)
 {
@@ -58,7 +58,10 @@ void core_cpu_failed(void *arg, unsigned index, enum vcpu_exit exit, const struc
 	pthread_mutex_unlock(&m->lock);
 }
 
-/* The only request that wakes the core: the others say why, and are settled when everybody is out. */
+/*
+ * The only request that wakes the core: the others say why, and are settled when everybody is
+ * out.
+ */
 void core_cpus_parked(void *arg)
 {
 	struct vz_machine *m = arg;
@@ -69,7 +72,7 @@ void core_cpus_parked(void *arg)
 	core_wake(m);
 }
 
-/* --- the answers to operations ------------------------------------------------------------------------- */
+/* --- the answers to operations ----------------------------------------------------------- */
 
 static vz_state public_state(const struct vz_machine *m)
 {
@@ -107,7 +110,7 @@ static struct op *take(struct op **slot)
 	return op;
 }
 
-/* --- steps --------------------------------------------------------------------------------------------- */
+/* --- steps ------------------------------------------------------------------------------- */
 
 static int run(struct vz_machine *m, struct vz_error *e)
 {
@@ -143,7 +146,10 @@ static void describe_cpu(struct vz_machine *m, unsigned index)
 	free(state);
 }
 
-/* The owner reads failure and detail when it is told; the core writes them again only after a new start. */
+/*
+ * The owner reads failure and detail when it is told; the core writes them again only after a new
+ * start.
+ */
 static void fail(struct vz_machine *m, const struct vz_error *e)
 {
 	board_pause(&m->board);
@@ -209,7 +215,7 @@ failed:
 	finish_failed(m, take(&m->pausing), error.text);
 }
 
-/* --- operations ---------------------------------------------------------------------------------------- */
+/* --- operations -------------------------------------------------------------------------- */
 
 static void begin_start(struct vz_machine *m, struct op *op)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The vCPU threads: one each, parked or running the guest, all together. While they are on their way out they
- * may still wait for the device loop (a synchronous register access), so that one must go on running until
- * they are parked.
+ * The vCPU threads: one each, parked or running the guest, all together. While they are on their
+ * way out they may still wait for the device loop (a synchronous register access), so that one
+ * must go on running until they are parked.
  */
 #ifndef MACHINE_CPUS_H
 #define MACHINE_CPUS_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The first CPU's state at the kernel's entry: Linux Documentation/arch/x86/boot.rst, "64-bit boot protocol", and
- * the Xen PVH entry (docs/misc/pvh.pandoc): flat segments, interrupts off.
+ * The first CPU's state at the kernel's entry: Linux Documentation/arch/x86/boot.rst, "64-bit
+ * boot protocol", and the Xen PVH entry (docs/misc/pvh.pandoc): flat segments, interrupts off.
  */
 #include "machine/board.h"
 #include <string.h>

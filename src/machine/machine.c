@@ -29,7 +29,7 @@ const char *vz_state_name(vz_state state)
 	return (unsigned)state < ARRAY_SIZE(names) ? names[state] : "unknown";
 }
 
-/* --- making and freeing -------------------------------------------------------------------------------- */
+/* --- making and freeing ------------------------------------------------------------------ */
 
 struct opening {
 	struct vz_machine *m;
@@ -158,7 +158,10 @@ void vz_machine_free(vz_machine *m)
 	if (!m)
 		return;
 	m->event = NULL;
-	/* The core first, so that it starts no vCPU; then the vCPUs, which may be waiting for the loop. */
+	/*
+	 * The core first, so that it starts no vCPU; then the vCPUs, which may be waiting for the
+	 * loop.
+	 */
 	if (m->loop_started)
 		loop_call(m->loop, halt_on_loop, m);
 	cpus_fini(&m->cpus);
@@ -175,7 +178,7 @@ void vz_machine_free(vz_machine *m)
 	free(m);
 }
 
-/* --- the life cycle ------------------------------------------------------------------------------------ */
+/* --- the life cycle ---------------------------------------------------------------------- */
 
 #define IN(state) (1u << (state))
 
@@ -238,7 +241,7 @@ int vz_machine_request_stop(vz_machine *m, vz_error *e)
 	return 0;
 }
 
-/* --- the owner's loop ---------------------------------------------------------------------------------- */
+/* --- the owner's loop -------------------------------------------------------------------- */
 
 void vz_machine_on_event(vz_machine *m, vz_event_fn *fn, void *arg)
 {
@@ -261,7 +264,7 @@ int vz_machine_post(vz_machine *m, void (*fn)(void *arg), void *arg)
 	return loop_post(m->owner, fn, arg);
 }
 
-/* --- questions ----------------------------------------------------------------------------------------- */
+/* --- questions --------------------------------------------------------------------------- */
 
 const char *vz_machine_engine(const vz_machine *m, const char **why)
 {

@@ -6,8 +6,9 @@
  *  - the machine's loop: devices, and the life cycle's every step (core.c);
  *  - the vCPUs' (cpus.c), which only leave requests.
  *
- * What passes between them lies in lists and flags under one lock, announced through two eventfds, and is
- * allocated before it can be needed: a machine that must tell that it died does not depend on malloc.
+ * What passes between them lies in lists and flags under one lock, announced through two
+ * eventfds, and is allocated before it can be needed: a machine that must tell that it died does
+ * not depend on malloc.
  */
 #ifndef MACHINE_MACHINE_H
 #define MACHINE_MACHINE_H
@@ -98,7 +99,9 @@ int owner_begin(struct vz_machine *m, enum vz_verb verb, vz_state meanwhile, vz_
 int owner_open(struct vz_machine *m, struct vz_error *e);
 void owner_close(struct vz_machine *m);
 
-/* core.c: on the machine's loop, before the first operation; after close nothing begins any more. */
+/*
+ * core.c: on the machine's loop, before the first operation; after close nothing begins any more.
+ */
 int core_open(struct vz_machine *m, struct vz_error *e);
 void core_close(struct vz_machine *m);
 /* core.c: any thread, after something was put into ops or requests. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The owner's side of a machine: what the core and the vCPUs leave for it, delivered as completions and events
- * from within vz_machine_dispatch.
+ * The owner's side of a machine: what the core and the vCPUs leave for it, delivered as
+ * completions and events from within vz_machine_dispatch.
  */
 #include "base/error.h"
 #include "machine/machine.h"
@@ -46,7 +46,7 @@ void owner_serial(struct vz_machine *m, const void *bytes, unsigned len)
 		wake(m);
 }
 
-/* --- on the owner's thread ----------------------------------------------------------------------------- */
+/* --- on the owner's thread --------------------------------------------------------------- */
 
 static void tell(struct vz_machine *m, const struct vz_event *event)
 {

@@ -57,7 +57,7 @@ static bool refused(const struct faults *faults, const char *where)
 	return false;
 }
 
-/* --- fields -------------------------------------------------------------------------------------------- */
+/* --- fields ------------------------------------------------------------------------------ */
 
 static void check_engine(struct report *r, const struct vz_config *c)
 {
@@ -89,7 +89,7 @@ static void check_required(struct report *r, const struct vz_device *d, unsigned
 		report_at(r, &fault, index);
 }
 
-/* --- devices against each other ------------------------------------------------------------------------ */
+/* --- devices against each other ---------------------------------------------------------- */
 
 static bool flag(const struct vz_device *d, const char *key)
 {
@@ -106,7 +106,10 @@ static const char *disk_path(const struct vz_device *d)
 	return path ? *path : NULL;
 }
 
-/* Two writers, or a reader and a writer, of one image destroy it, under whatever name they know it. */
+/*
+ * Two writers, or a reader and a writer, of one image destroy it, under whatever name they know
+ * it.
+ */
 static void check_same_image(struct report *r, const struct vz_config *c, unsigned index)
 {
 	const struct vz_device *d = c->devices[index];
@@ -125,7 +128,7 @@ static void check_same_image(struct report *r, const struct vz_config *c, unsign
 		if (flag(d, "readonly") && flag(o, "readonly"))
 			continue;
 		err_set(&fault, EBUSY, "path",
-			"'%s' is already the image of devices[%u]: make both readonly or use a copy",
+			"'%s' is already the image of devices[%u]: make both readonly, or copy it",
 			disk_path(d), i);
 		report_at(r, &fault, index);
 		return;
@@ -166,9 +169,12 @@ static void check_fields(struct report *r, const struct vz_config *c)
 	}
 }
 
-/* --- files --------------------------------------------------------------------------------------------- */
+/* --- files ------------------------------------------------------------------------------- */
 
-/* When the kernel is at fault the loader does not come to the initial RAM disk: at least, can it be read? */
+/*
+ * When the kernel is at fault the loader does not come to the initial RAM disk: at least, can it
+ * be read?
+ */
 static void check_initrd_file(struct report *r, const char *path)
 {
 	struct vz_error fault = { 0 };
@@ -196,6 +202,7 @@ static void check_boot_files(struct report *r, const struct vz_config *c)
 
 	if (!c->has_kernel || !boot_check(&request, c->memory, &fault))
 		return;
+	config_name_file(c, &fault);
 	report(r, &fault);
 	if (c->initrd && strcmp(fault.where, "bootloader.initrd"))
 		check_initrd_file(r, c->initrd);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The place of the KVM engine. It is not part of this version: it is listed so that everybody learns why it is
- * not taken, and whether it could work on this host.
+ * The place of the KVM engine. It is not part of this version: it is listed so that everybody
+ * learns why it is not taken, and whether it could work on this host.
  */
 #include "engine/kvm/kvm.h"
 #include "base/error.h"
