@@ -33,11 +33,12 @@ struct virtqueue {
 	/* Ring positions. */
 	uint16_t next_avail, next_used; /* split: free running; packed: ring offset */
 	bool avail_wrap, used_wrap;     /* packed */
-	uint16_t signalled_used;        /* split: used index when the driver was last interrupted */
-	bool signalled_valid;
-	uint16_t in_flight;    /* chains popped and not yet done */
-	uint16_t used_pending; /* completions since the last vq_notify */
-	struct vq_ring *ring;  /* mapped areas and per-head bookkeeping while enabled */
+	uint16_t in_flight;             /* chains popped and not yet done */
+	uint32_t used_pending;          /* ring slots used since the last vq_notify */
+	uint16_t budget;      /* chains vq_pop gives before it is another's turn on the loop */
+	bool again;           /* the budget is spent: the core kicks the queue by itself */
+	bool thawed;          /* reset on its own (VIRTIO_F_RING_RESET): may be set up anew */
+	struct vq_ring *ring; /* mapped areas and per-head bookkeeping while enabled */
 };
 
 /* A vetted chain. All readable (driver to device) segments come before all writable ones. */
@@ -49,7 +50,7 @@ struct chain {
 	uint32_t read_len, write_len; /* bytes of each kind: sums fit, or the chain was refused */
 	/* Cursor: the stream functions below advance it. */
 	uint16_t seg_read, seg_write;
-	uint32_t off_read, off_write, written;
+	uint32_t off_read, off_write, taken, written;
 	/* nread readable, then nwrite writable segments; host addresses in RAM */
 	struct iovec iov[];
 };
@@ -62,7 +63,9 @@ struct chain {
  * 1: got one; 0: none available (the driver is asked to notify again: no need to recheck);
  * -EPROTO: the ring is broken. A chain that is malformed in itself breaks the queue too.
  * While a device works through a batch it calls vq_pop until 0; at most vq->size chains are in
- * flight.
+ * flight. A guest that refills the ring meanwhile cannot keep the loop busy: after vq->size chains
+ * the answer is 0, too, and the class is kicked again once others had their turn. A device that is
+ * not running (see vdev.h) gets 0.
  */
 int vq_pop(struct virtqueue *vq, struct chain *c);
 bool vq_empty(struct virtqueue *vq); /* a peek; does not ask for notification */
@@ -100,8 +103,10 @@ void chain_unpop(struct chain *c);
 void vq_notify(struct virtqueue *vq);
 
 /*
- * For the core: enable vets and maps the rings (0 or -errno with reason in vq->broken), reset
- * forgets all.
+ * For the core. Enable vets and maps the rings: 0, or -errno with the reason in vq->broken; the
+ * caller tells the driver. It leaves the ring positions alone, which reset clears with all else.
+ * Break marks the queue broken and the device in need of a reset. The state is that of a queue with
+ * nothing in flight; loading fills in a queue that was just reset.
  */
 int vq_enable(struct virtqueue *vq);
 void vq_reset(struct virtqueue *vq);

@@ -61,10 +61,19 @@ struct device_class {
 	int (*open)(struct vdev *dev,
 		struct vz_error *e);     /* acquire host resources; before the guest runs */
 	void (*close)(struct vdev *dev); /* also after a failed open */
-	void (*start)(struct vdev *dev); /* DRIVER_OK: features final, queues enabled */
+	/* DRIVER_OK: features final, queues enabled. When loading a state: just before state. */
+	void (*start)(struct vdev *dev);
 	void (*kick)(struct vdev *dev, struct virtqueue *vq); /* buffers may be available */
-	void (*quiesce)(struct vdev *dev);                    /* return with nothing in flight */
-	/* dev->config was changed */
+	/*
+	 * Return with nothing in flight: before a reset, a pause, the reset of one queue, the end.
+	 * Only between start and reset; vq_pop gives nothing while it runs.
+	 */
+	void (*quiesce)(struct vdev *dev);
+	/*
+	 * The driver wrote to dev->config; what it may not change the class puts back. Also on
+	 * reset, when the core has put back what the driver did change. Without this verb the
+	 * config space is read-only.
+	 */
 	void (*config_wrote)(struct vdev *dev, unsigned offset, unsigned len);
 	int (*state)(struct vdev *dev, struct state *s);
 };
@@ -91,13 +100,19 @@ struct vdev {
 	char *name; /* for log and errors: "virtio-blk 'root'"; owned */
 
 	uint64_t offered, accepted; /* feature bits; accepted is final after FEATURES_OK */
+	uint64_t accepted_high;     /* bits 64 to 127, of which none is offered */
 	uint8_t status;
-	bool running; /* DRIVER_OK and neither paused nor broken: kick is delivered */
+	bool opened;  /* open was tried: close is due */
+	bool live;    /* between start and reset */
+	bool running; /* live and neither paused nor broken: kick is delivered */
 	bool paused;
 	uint32_t generation; /* of the config space */
 	uint16_t nqueues;
-	struct virtqueue *queues;
-	uint8_t config[256]; /* little-endian, as the driver reads it */
+	struct virtqueue *queues; /* VDEV_QUEUES_MAX of them; open may lower their size_max */
+	struct timer *again;      /* kicks queues whose budget is spent */
+	uint8_t config[256];      /* little-endian, as the driver reads it */
+	uint8_t config_base[256]; /* without what the driver wrote */
+	bool config_dirty[256];   /* bytes that the driver changed */
 	struct log_limit log_limit;
 };
 
@@ -142,10 +157,17 @@ void vdev_broken(struct vdev *dev, const char *why);
 /* The class changed dev->config: bumps the generation and tells the driver. */
 void vdev_config_changed(struct vdev *dev);
 
+/* A queue spent its budget: kick it from the loop. For queue.c. */
+void vdev_kick_again(struct virtqueue *vq);
+
 /* The machine's side. */
 void vdev_pause(struct vdev *dev);  /* nothing in flight afterwards, kicks wait */
 void vdev_resume(struct vdev *dev); /* kicks every enabled queue once */
 void vdev_reset(struct vdev *dev);  /* as the driver's status 0; also on machine reset */
+/*
+ * Pauses the device, both ways; the caller resumes it. Loading resets it first, and again when that
+ * fails.
+ */
 int vdev_state(struct vdev *dev, struct state *s);
 
 #endif
