@@ -36,6 +36,14 @@ enum kind {
 	FLAGS_UNDEFINED,
 	IMMEDIATE,
 	LIMIT,
+	FIELDS,
+	CLASS,
+	UNIT,
+	FAULTS,
+	HIGH_BYTE,
+	OPERAND_SIZE,
+	MASKED,
+	TRUNCATED,
 	KIND_COUNT
 };
 
@@ -55,6 +63,14 @@ static const char *const kind_name[KIND_COUNT] = {
 	"flags undefined",
 	"immediate",
 	"length limit",
+	"fields",
+	"class",
+	"unit",
+	"faults",
+	"high byte",
+	"operand size",
+	"masked feature",
+	"truncated",
 };
 
 /*
@@ -191,6 +207,7 @@ static const struct known known[] = {
 	{ FLAGS_WRITE, is_vtest, "the manual: OF, AF, PF, SF are cleared" },
 };
 
+#define KNOWN        (sizeof(known) / sizeof(known[0]))
 #define SLOTS        4096
 static struct slot {
 	bool used;
@@ -203,11 +220,11 @@ static struct slot {
 
 static ZydisDecoder decoder;
 static unsigned long compared, accepted;
-static unsigned long unknown, known_seen[sizeof(known) / sizeof(known[0])];
+static unsigned long unknown, known_seen[KNOWN];
 
 static bool is_known(enum kind kind, int mnemonic, const struct insn *insn)
 {
-	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+	for (size_t i = 0; i < KNOWN; i++)
 		if (known[i].kind == kind && known[i].test(insn, mnemonic)) {
 			known_seen[i]++;
 			return true;
@@ -442,6 +459,156 @@ static void compare_immediate(const uint8_t *b, const struct insn *insn,
 		differ(IMMEDIATE, z->mnemonic, insn, b, "%#llx", (long long)insn->imm);
 }
 
+/* Where Zydis finds the opcode, the ModRM byte and the prefixes. */
+static void compare_fields(const uint8_t *b, const struct insn *insn,
+	const ZydisDecodedInstruction *z)
+{
+	static const uint8_t map_of[] = {
+		[ZYDIS_OPCODE_MAP_DEFAULT] = 0,
+		[ZYDIS_OPCODE_MAP_0F] = 1,
+		[ZYDIS_OPCODE_MAP_0F38] = 2,
+		[ZYDIS_OPCODE_MAP_0F3A] = 3,
+	};
+	bool vex = z->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+	bool rep = z->attributes &
+		   (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE);
+
+	if (z->opcode != insn->opcode || b[insn->opcode_offset] != insn->opcode ||
+		z->opcode_map > ZYDIS_OPCODE_MAP_0F3A || map_of[z->opcode_map] != insn->map ||
+		vex != (insn->encoding != ENC_LEGACY))
+		differ(FIELDS, z->mnemonic, insn, b, "opcode %#x", insn->opcode);
+	if (z->attributes & ZYDIS_ATTRIB_HAS_MODRM
+			? !insn->has_modrm || z->raw.modrm.offset != insn->opcode_offset + 1 ||
+				  b[z->raw.modrm.offset] != insn->modrm
+			: insn->has_modrm)
+		differ(FIELDS, z->mnemonic, insn, b, "modrm %#x", insn->modrm);
+	if (vex && (insn->vex_l != z->raw.vex.L || (insn->rex >> 3) != z->raw.vex.W))
+		differ(FIELDS, z->mnemonic, insn, b, "vex");
+	if (!vex && z->attributes & ZYDIS_ATTRIB_HAS_REX &&
+		(!insn->rex || (insn->rex >> 3 & 1) != z->raw.rex.W))
+		differ(FIELDS, z->mnemonic, insn, b, "rex %#x", insn->rex);
+	if (!vex && !(z->attributes & ZYDIS_ATTRIB_HAS_REX) && insn->rex)
+		differ(FIELDS, z->mnemonic, insn, b, "rex %#x", insn->rex);
+	if (!(z->attributes & ZYDIS_ATTRIB_HAS_LOCK) != !(insn->prefixes & PFX_LOCK) ||
+		insn->addr_size != z->address_width / 8)
+		differ(FIELDS, z->mnemonic, insn, b, "prefixes %#x", insn->prefixes);
+	if (rep && insn->rep_ignored)
+		differ(FIELDS, z->mnemonic, insn, b, "rep ignored");
+}
+
+/* What must never run on the host as it is. */
+static bool is_dangerous(const ZydisDecodedInstruction *z)
+{
+	if (z->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED)
+		return true;
+	switch (z->meta.category) {
+	case ZYDIS_CATEGORY_CALL:
+	case ZYDIS_CATEGORY_CET:
+	case ZYDIS_CATEGORY_COND_BR:
+	case ZYDIS_CATEGORY_ENQCMD:
+	case ZYDIS_CATEGORY_INTERRUPT:
+	case ZYDIS_CATEGORY_IO:
+	case ZYDIS_CATEGORY_IOSTRINGOP:
+	case ZYDIS_CATEGORY_PKU:
+	case ZYDIS_CATEGORY_POP:
+	case ZYDIS_CATEGORY_PUSH:
+	case ZYDIS_CATEGORY_RDPID:
+	case ZYDIS_CATEGORY_RDWRFSGS:
+	case ZYDIS_CATEGORY_RET:
+	case ZYDIS_CATEGORY_SEGOP:
+	case ZYDIS_CATEGORY_STRINGOP:
+	case ZYDIS_CATEGORY_SYSCALL:
+	case ZYDIS_CATEGORY_SYSRET:
+	case ZYDIS_CATEGORY_SYSTEM:
+	case ZYDIS_CATEGORY_UINTR:
+	case ZYDIS_CATEGORY_UNCOND_BR:
+	case ZYDIS_CATEGORY_WAITPKG:
+	case ZYDIS_CATEGORY_XSAVE:
+	case ZYDIS_CATEGORY_XSAVEOPT:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static bool names(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops,
+	ZydisRegisterClass class)
+{
+	for (int i = 0; i < z->operand_count; i++)
+		if (ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+			ZydisRegisterGetClass(ops[i].reg.value) == class)
+			return true;
+	return false;
+}
+
+static enum insn_unit unit_of(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
+{
+	bool vex = z->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+	bool convert = z->meta.category == ZYDIS_CATEGORY_CONVERT &&
+		       z->meta.isa_ext != ZYDIS_ISA_EXT_BASE &&
+		       z->meta.isa_ext != ZYDIS_ISA_EXT_LONGMODE;
+
+	if (z->meta.isa_ext == ZYDIS_ISA_EXT_X87 || z->mnemonic == ZYDIS_MNEMONIC_FISTTP)
+		return UNIT_X87;
+	if (convert || z->meta.isa_set == ZYDIS_ISA_SET_SSEMXCSR ||
+		names(z, ops, ZYDIS_REGCLASS_XMM) || names(z, ops, ZYDIS_REGCLASS_YMM))
+		return vex ? UNIT_AVX : UNIT_SSE;
+	if (names(z, ops, ZYDIS_REGCLASS_MMX) || z->meta.isa_ext == ZYDIS_ISA_EXT_MMX)
+		return UNIT_MMX;
+	return z->meta.isa_ext == ZYDIS_ISA_EXT_AVX ? UNIT_AVX : UNIT_NONE;
+}
+
+static void compare_kind(const uint8_t *b, const struct insn *insn,
+	const ZydisDecodedInstruction *z, const ZydisDecodedOperand *ops)
+{
+	bool high = false, fp, copied = insn->class == INSN_COPY || insn->class == INSN_LEA;
+	int e = z->meta.exception_class;
+
+	if (copied && is_dangerous(z))
+		differ(CLASS, z->mnemonic, insn, b, "copied");
+	if (insn->class == INSN_SYSTEM)
+		return;
+	if (insn->unit != unit_of(z, ops))
+		differ(UNIT, z->mnemonic, insn, b, "unit %d", insn->unit);
+	fp = e == ZYDIS_EXCEPTION_CLASS_SSE2 || e == ZYDIS_EXCEPTION_CLASS_SSE3 ||
+	     e == ZYDIS_EXCEPTION_CLASS_AVX2 || e == ZYDIS_EXCEPTION_CLASS_AVX3 ||
+	     e == ZYDIS_EXCEPTION_CLASS_AVX11 || insn->unit == UNIT_X87 || insn->unit == UNIT_MMX;
+	if (fp && !insn->may_fault)
+		differ(FAULTS, z->mnemonic, insn, b, "class %d", e);
+	if (insn->has_mem && e == ZYDIS_EXCEPTION_CLASS_AVX1 && insn->mem_align != insn->mem_size)
+		differ(FAULTS, z->mnemonic, insn, b, "align %d", insn->mem_align);
+	for (int i = 0; i < z->operand_count; i++)
+		high |= ops[i].visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT &&
+			ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+			ops[i].reg.value >= ZYDIS_REGISTER_AH &&
+			ops[i].reg.value <= ZYDIS_REGISTER_BH;
+	if (high != insn->high_byte)
+		differ(HIGH_BYTE, z->mnemonic, insn, b, "%d", insn->high_byte);
+	if (insn->unit == UNIT_NONE && insn->class != INSN_NOP &&
+		insn->op_size != z->operand_width / 8)
+		differ(OPERAND_SIZE, z->mnemonic, insn, b, "%d, Zydis %d", insn->op_size,
+			z->operand_width / 8);
+}
+
+/* Without its feature an instruction is undefined; of fewer bytes it wants more. */
+static void check_less(const uint8_t *b, const struct insn *insn, int mnemonic)
+{
+	struct insn less;
+	uint64_t all = ALL_FEATURES & ~(1ull << insn->feature);
+	uint8_t *copy;
+
+	if (insn->feature != FEAT_BASE && insn_decode(b, 15, all, &less) != DECODE_UD &&
+		!(less.class == INSN_COPY && less.rep_ignored))
+		differ(MASKED, mnemonic, insn, b, "feature %d", insn->feature);
+	if (insn_decode(b, insn->len, ALL_FEATURES, &less) != DECODE_OK || less.len != insn->len)
+		differ(TRUNCATED, mnemonic, insn, b, "exact length");
+	copy = malloc(insn->len - 1);
+	memcpy(copy, b, insn->len - 1);
+	if (insn_decode(copy, insn->len - 1, ALL_FEATURES, &less) != DECODE_SHORT)
+		differ(TRUNCATED, mnemonic, insn, b, "one byte less");
+	free(copy);
+}
+
 static void check(const uint8_t *b)
 {
 	ZydisDecodedInstruction z;
@@ -469,6 +636,10 @@ static void check(const uint8_t *b)
 	}
 	compare_memory(b, &insn, &z, ops);
 	compare_immediate(b, &insn, &z);
+	compare_fields(b, &insn, &z);
+	compare_kind(b, &insn, &z, ops);
+	if (accepted % 8 == 0)
+		check_less(b, &insn, z.mnemonic);
 	if (insn.class == INSN_NOP)
 		return;
 	zydis_gprs(&z, ops, &rd, &wr);
@@ -598,7 +769,7 @@ static void random_bytes(void)
 	static const uint8_t common[] = { 0x66, 0x67, 0xf2, 0xf3, 0xf0, 0x2e, 0x64, 0x65, 0x41,
 		0x48, 0x4c, 0x0f, 0x0f, 0xc4, 0xc5, 0x3e };
 
-	for (unsigned n = 0; n < 6000000; n++) {
+	for (unsigned n = 0; n < 20000000; n++) {
 		union {
 			uint64_t q[2];
 			uint8_t b[16];
@@ -610,6 +781,40 @@ static void random_bytes(void)
 		check(u.b);
 	}
 	CHECK_EQ(unknown, 0);
+}
+
+static unsigned long form_count, form_bad;
+
+static void check_form(void *arg, const struct insn_form *form)
+{
+	uint8_t b[16] = { 0 };
+	struct insn insn;
+
+	memcpy(b, form->bytes, form->len);
+	form_count++;
+	if (insn_decode(b, form->len, ALL_FEATURES, &insn) != DECODE_OK || insn.len != form->len ||
+		(insn.has_mem && !form->takes_mem && !insn.has_moffs)) {
+		printf("# form %s\n", form->name);
+		form_bad++;
+	}
+	check(b);
+}
+
+static void forms(void)
+{
+	insn_forms(check_form, NULL);
+	CHECK_EQ(form_bad, 0);
+	CHECK_EQ(unknown, 0);
+}
+
+/* A difference that no longer occurs does not belong in the table. */
+static void differences(void)
+{
+	for (size_t i = 0; i < KNOWN; i++) {
+		printf("# known: %s: %s (%lu times)\n", kind_name[known[i].kind], known[i].why,
+			known_seen[i]);
+		CHECK(known_seen[i] > 0);
+	}
 }
 
 static void report(void)
@@ -626,10 +831,8 @@ static void report(void)
 			printf(" %02x", s->bytes[k]);
 		printf(": %s\n", s->text);
 	}
-	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
-		printf("# known: %s: %s (%lu times)\n", kind_name[known[i].kind], known[i].why,
-			known_seen[i]);
-	printf("# %lu encodings compared, %lu accepted\n", compared, accepted);
+	printf("# %lu encodings compared, %lu accepted, %lu forms\n", compared, accepted,
+		form_count);
 }
 
 int main(void)
@@ -640,6 +843,8 @@ int main(void)
 	RUN(legacy_space);
 	RUN(vex_space);
 	RUN(random_bytes);
+	RUN(forms);
+	RUN(differences);
 	report();
 	return tap_done();
 }

@@ -167,6 +167,9 @@ extern const struct op insn_vex[4 * 4 * 256];
 extern const struct op insn_groups[];
 extern const struct flag_effect insn_fx[FX_COUNT];
 
+/* Fill in the fields of insn that describe memory, registers and flags. */
+void insn_effects(struct insn *insn, const struct op *op);
+
 /* Offsets in insn_groups[]. A group has 8 rows by ModRM.reg for memory, then 8 for registers. */
 enum {
 	G_80 = 16,
