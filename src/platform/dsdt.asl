@@ -38,7 +38,12 @@ DefinitionBlock ("", "DSDT", 2, "VIZOR ", "VIZOR   ", 1)
                 If (LEqual (Arg0, ToUUID ("33DB4D5B-1FF7-401C-9657-7441C03DD766")))
                 {
                     CreateDWordField (Arg3, 8, CTRL)
-                    And (CTRL, 0x1D, CTRL)
+                    And (CTRL, 0x1D, Local0)
+                    If (LNotEqual (Local0, CTRL))
+                    {
+                        Or (STAT, 0x10, STAT)
+                        Store (Local0, CTRL)
+                    }
                     If (LNotEqual (Arg1, 1))
                     {
                         Or (STAT, 0x08, STAT)
