@@ -261,6 +261,8 @@ void vdev_status_set(struct vdev *dev, uint8_t status)
 		if (steps[i] == VIRTIO_STATUS_FEATURES_OK && !features_fine(dev))
 			return;
 		dev->status |= steps[i];
+		if (steps[i] == VIRTIO_STATUS_FEATURES_OK && dev->class->negotiated)
+			dev->class->negotiated(dev);
 		if (steps[i] == VIRTIO_STATUS_DRIVER_OK) {
 			start(dev);
 			run(dev);

@@ -61,6 +61,8 @@ struct device_class {
 	int (*open)(struct vdev *dev,
 		struct vz_error *e);     /* acquire host resources; before the guest runs */
 	void (*close)(struct vdev *dev); /* also after a failed open */
+	/* FEATURES_OK: features final; for config fields that depend on them. Not when loading. */
+	void (*negotiated)(struct vdev *dev);
 	/* DRIVER_OK: features final, queues enabled. When loading a state: just before state. */
 	void (*start)(struct vdev *dev);
 	void (*kick)(struct vdev *dev, struct virtqueue *vq); /* buffers may be available */
