@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Consoles on pipes, sockets, files and pseudo-terminals: nothing blocks, nothing is changed for others. */
+/*
+ * Consoles on pipes, sockets, files and pseudo-terminals: nothing blocks, nothing is changed for
+ * others.
+ */
 #include "attach/console/console.h"
 
 #include "base/error.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Disks: what is refused at opening and why, the lock, and input and output through the pool, with the
- * system calls wrapped (--wrap) so that they can be slow, short, interrupted or missing.
+ * Disks: what is refused at opening and why, the lock, and input and output through the pool, with
+ * the system calls wrapped (--wrap) so that they can be slow, short, interrupted or missing.
  */
 #include "attach/disk/disk.h"
 

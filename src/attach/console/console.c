@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The stream of a console. No call here blocks on whoever is at the other side: descriptors of our own are
- * non-blocking, shared ones are asked first and given no more than they certainly take.
+ * The stream of a console. No call here blocks on whoever is at the other side: descriptors of our
+ * own are non-blocking, shared ones are asked first and given no more than they certainly take.
  */
 #include "attach/console/internal.h"
 
@@ -25,7 +25,10 @@ static void in_event(void *arg, uint32_t events)
 {
 	struct console *con = arg;
 
-	/* A program that resizes a pty sends nobody a signal on our side: ask when there is news anyway. */
+	/*
+	 * A program that resizes a pty sends nobody a signal on our side: ask when there is news
+	 * anyway.
+	 */
 	if (con->pty)
 		console_check_size(con);
 	con->ev.readable(con->ev.arg);
@@ -155,8 +158,8 @@ static bool ready_now(int fd, short events)
 }
 
 /*
- * Write without dying of SIGPIPE. The disposition of signals is the application's, so the one that this
- * write may raise is blocked in this thread and eaten.
+ * Write without dying of SIGPIPE. The disposition of signals is the application's, so the one that
+ * this write may raise is blocked in this thread and eaten.
  */
 static ssize_t write_quietly(int fd, const void *from, size_t len)
 {

@@ -14,9 +14,9 @@
 #include <unistd.h>
 
 /*
- * O_NONBLOCK belongs to the open file description, which standard input and output share with the shell
- * that started us and with other programs: setting it there would break them. Terminals and pipes can be
- * opened a second time to get a description of our own.
+ * O_NONBLOCK belongs to the open file description, which standard input and output share with the
+ * shell that started us and with other programs: setting it there would break them. Terminals and
+ * pipes can be opened a second time to get a description of our own.
  */
 static int reopen(int fd, bool output)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A console on a new pseudo-terminal. Our side holds both ends, so that viewers may come and go; inotify
- * tells whether there is one. A slow viewer holds the guest's output up, an absent one does not.
+ * A console on a new pseudo-terminal. Our side holds both ends, so that viewers may come and go;
+ * inotify tells whether there is one. A slow viewer holds the guest's output up, an absent one does
+ * not.
  */
 #include "attach/console/internal.h"
 
@@ -21,9 +22,9 @@ static int open_slave(const struct console *con)
 }
 
 /*
- * Is there a viewer? inotify merges events, so they cannot be counted; but with our own slave closed for a
- * moment the master reports a hang-up if there is no other. The masks are such that closing and opening
- * it here is no event, and that a viewer who leaves after the question is one.
+ * Is there a viewer? inotify merges events, so they cannot be counted; but with our own slave
+ * closed for a moment the master reports a hang-up if there is no other. The masks are such that
+ * closing and opening it here is no event, and that a viewer who leaves after the question is one.
  */
 static void probe_viewers(struct console *con)
 {
@@ -49,7 +50,10 @@ static void viewers_event(void *arg, uint32_t events)
 		con->ev.writable(con->ev.arg);
 }
 
-/* Where the host has no inotify to spare there is never a viewer: output is lost sooner, no guest stops. */
+/*
+ * Where the host has no inotify to spare there is never a viewer: output is lost sooner, no guest
+ * stops.
+ */
 static void watch_viewers(struct console *con)
 {
 	con->inotify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);

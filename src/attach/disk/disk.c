@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The queue of requests of a disk. Requests wait in one list; up to DISK_RUNNERS jobs on the loop's pool
- * work it off, so that a burst of requests costs a few wake-ups and not one each. Finished ones are
- * collected on the loop, as many at a time as there are.
+ * The queue of requests of a disk. Requests wait in one list; up to DISK_RUNNERS jobs on the loop's
+ * pool work it off, so that a burst of requests costs a few wake-ups and not one each. Finished
+ * ones are collected on the loop, as many at a time as there are.
  */
 #include "attach/disk/internal.h"
 
 #include <stdlib.h>
 
 #define DISK_RUNNERS 4
-/* A job ends after this many requests, so that one disk cannot keep the pool's threads to itself. */
+/*
+ * A job ends after this many requests, so that one disk cannot keep the pool's threads to itself.
+ */
 #define RUNNER_REQUESTS 16
 
 static void queue_push(struct disk_queue *q, struct disk_request *r)
@@ -118,7 +120,10 @@ static void work(void *arg)
 
 	pthread_mutex_lock(&disk->lock);
 	for (unsigned n = 0; n < RUNNER_REQUESTS && (r = queue_pop(&disk->waiting)); n++) {
-		/* The end of this job will tell of the last one, so a lone request costs one wake-up. */
+		/*
+		 * The end of this job will tell of the last one, so a lone request costs one
+		 * wake-up.
+		 */
 		if (disk->finished.first)
 			announce(disk);
 		pthread_mutex_unlock(&disk->lock);

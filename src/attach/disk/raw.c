@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Opening a raw image or a block device. The bytes of the image are the guest's: they are never looked at
- * to guess a format, because a guest that writes another format's header would choose what is opened next.
+ * Opening a raw image or a block device. The bytes of the image are the guest's: they are never
+ * looked at to guess a format, because a guest that writes another format's header would choose
+ * what is opened next.
  */
 #include "attach/disk/raw.h"
 
@@ -81,8 +82,8 @@ static int raw_open_file(struct raw *raw, const struct disk_options *o, struct v
 }
 
 /*
- * The lock belongs to the open file description, so that it holds against other disks of this process too
- * and is not lost when somebody else here closes the same file.
+ * The lock belongs to the open file description, so that it holds against other disks of this
+ * process too and is not lost when somebody else here closes the same file.
  */
 static int raw_lock(struct raw *raw, const struct disk_options *o, struct vz_error *e)
 {
@@ -96,8 +97,8 @@ static int raw_lock(struct raw *raw, const struct disk_options *o, struct vz_err
 		return err_set(e, EBUSY, "path",
 			"'%s' is open for writing in another process or as another disk", o->path);
 	return err_set(e, EBUSY, "path",
-		"'%s' is open in another process or as another disk; only disks that are all 'readonly' can "
-		"share an image",
+		"'%s' is open in another process or as another disk; only disks that are all "
+		"'readonly' can share an image",
 		o->path);
 }
 
@@ -169,7 +170,10 @@ static int file_limits(struct raw *raw, const struct disk_options *o, struct vz_
 	return 0;
 }
 
-/* What O_DIRECT asks for; the guest then sees the host's block size, so that it rarely has to be hidden. */
+/*
+ * What O_DIRECT asks for; the guest then sees the host's block size, so that it rarely has to be
+ * hidden.
+ */
 static void direct_limits(struct raw *raw)
 {
 	uint32_t block = raw->block_device ? raw->disk.limits.block_size : HOST_BLOCK;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Input and output of a raw disk. Runs on pool threads, and the iovecs point into guest memory: the bytes
- * may change at any time, so nothing is ever decided on them.
+ * Input and output of a raw disk. Runs on pool threads, and the iovecs point into guest memory: the
+ * bytes may change at any time, so nothing is ever decided on them.
  */
 #include "attach/disk/raw.h"
 
