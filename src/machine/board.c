@@ -72,7 +72,7 @@ static void serial_irq(void *arg, bool level)
 {
 	struct board *b = arg;
 
-	b->class->irq_line(b->engine, BOARD_SERIAL_PIN, level);
+	b->class->irq_line(b->engine, SERIAL_IRQ, level);
 }
 
 static void power_off(void *arg)
@@ -138,8 +138,7 @@ static int open_chips(struct board *b, struct vz_error *e)
 		return e ? e->code : -ENOMEM;
 	b->serial = serial_new(b->bus, &serial);
 	b->power = power_new(b->bus, &power);
-	b->rtc = rtc_new(b->bus);
-	return b->serial && b->power && b->rtc ? 0 : no_memory(e);
+	return b->serial && b->power ? 0 : no_memory(e);
 }
 
 /* Devices of one class are told apart by their place among all devices, as in error messages. */
@@ -220,7 +219,6 @@ void board_close(struct board *b)
 	}
 	free(b->devices);
 	boot_close(b->kernel);
-	rtc_free(b->rtc);
 	power_free(b->power);
 	serial_free(b->serial);
 	pci_bus_free(b->pci);
@@ -235,6 +233,11 @@ void board_close(struct board *b)
 }
 
 /* --- running ----------------------------------------------------------------------------- */
+
+void board_flush(struct board *b)
+{
+	serial_flush(b->serial);
+}
 
 void board_power_off(struct board *b)
 {

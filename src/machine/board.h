@@ -22,7 +22,6 @@
 #define BOARD_MMIO64_SIZE (256 * GiB) /* with 1 TiB of RAM it still ends below 2^46 */
 #define BOARD_ACPI        BOOT_ACPI_RSDP
 #define BOARD_ACPI_END    BOOT_RESERVED_END
-#define BOARD_SERIAL_PIN  4
 
 struct vz_config;
 
@@ -51,7 +50,6 @@ struct board {
 	struct pci_bus *pci;
 	struct serial *serial;
 	struct power *power;
-	struct rtc *rtc;
 	struct board_device *devices;
 	unsigned ndevices;
 	struct boot_kernel *kernel;
@@ -74,6 +72,8 @@ int board_power_on(struct board *b, struct vz_error *e);
 /* Nothing of the devices is in flight afterwards, and nothing starts. */
 void board_pause(struct board *b);
 void board_resume(struct board *b);
+/* Hand over what the guest said last. */
+void board_flush(struct board *b);
 /* The devices are in reset. */
 void board_power_off(struct board *b);
 

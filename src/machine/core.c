@@ -190,6 +190,7 @@ static void settle(struct vz_machine *m)
 	struct vz_error error = { 0 };
 
 	memset(&m->asked, 0, sizeof(m->asked));
+	board_flush(&m->board);
 	if (asked.failed) {
 		settle_failure(m, &asked);
 		return;
