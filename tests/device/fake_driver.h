@@ -17,6 +17,7 @@
 #define TESTS_FAKE_DRIVER_H
 
 #include "virtio/vdev.h"
+#include <errno.h>
 
 #define FAKE_MEMORY  (64ull << 20)
 #define FAKE_TIMEOUT 5000 /* ms that fake_wait waits */
@@ -44,7 +45,7 @@ struct fake_buf {
 struct fake_desc {
 	uint64_t addr;
 	uint32_t len;
-	uint16_t flags, next; /* next: split only */
+	uint16_t flags, next;
 };
 
 struct fake_token; /* a chain in flight */
@@ -59,7 +60,10 @@ struct fake_queue {
 	uint64_t desc, driver, device; /* guest addresses of the areas */
 	uint16_t avail, used;          /* split: free running; packed: slot */
 	bool avail_wrap, used_wrap;
-	bool in_used;              /* a reap is under way */
+	uint16_t kicked; /* avail when fake_kick last looked */
+	uint16_t room, first_free;
+	uint64_t areas;
+	bool kicked_wrap;
 	uint32_t interrupt_after;  /* see fake_interrupt_after */
 	uint16_t nfree, *free;     /* descriptors (split) or ids (packed) */
 	uint16_t slots_free;       /* packed */
@@ -104,7 +108,7 @@ int fake_post_gpa(struct fake *f, unsigned queue, const struct fake_desc *descs,
 /* Notify, unless the device asked not to; and let the device work. */
 void fake_kick(struct fake *f, unsigned queue);
 void fake_kick_always(struct fake *f, unsigned queue); /* notify in any case; then the same */
-/* Run the loop until it has had nothing to do for ms. */
+/* Run the loop for ms. */
 void fake_spin(struct fake *f, int ms);
 /* Take what the device has returned; number of chains. */
 unsigned fake_reap(struct fake *f, unsigned queue);
@@ -115,7 +119,7 @@ bool fake_done(struct fake *f, unsigned queue, int token); /* without waiting; r
 int64_t fake_request(struct fake *f, unsigned queue, const struct fake_buf *bufs, unsigned n);
 /*
  * From now on ask for an interrupt when n more chains are returned (with event index; n > 1 needs
- * it), 1: for every one (the default), 0: never. n > 1 holds once, then it is 0.
+ * it; packed: n slots), 1: for every one (the default), 0: never. n > 1 holds once, then it is never.
  */
 void fake_interrupt_after(struct fake *f, unsigned queue, uint16_t n);
 
@@ -132,10 +136,11 @@ void *fake_ptr(struct fake *f, uint64_t gpa);
 /* Evil: no bookkeeping, the device is expected to break or ignore it. None of these kick. */
 /*
  * Put n descriptors as they are (flags and next too) into the ring and make the first available:
- * split: slots 0 .. n-1, packed: the next slots, AVAIL and USED bits and buffer id set properly.
+ * split: in slots 0 .. n-1; packed: in the next slots, with AVAIL and USED bits, and next of the last
+ * one as the buffer id.
  */
 void fake_evil_chain(struct fake *f, unsigned queue, const struct fake_desc *descs, unsigned n);
-/* split: make head available, whatever is there. packed: repeat the id of an evil chain. */
+/* Split: make head available, whatever is there. */
 void fake_evil_head(struct fake *f, unsigned queue, uint16_t head);
 void fake_evil_jump(struct fake *f, unsigned queue, uint16_t n); /* split: add n to avail->idx */
 /* Write an indirect table; its guest address. */
