@@ -426,16 +426,36 @@ static void offer(struct blk *blk)
 		*f |= VIRTIO_BIT(BLK_F_WRITE_ZEROES);
 }
 
-static int blk_open(struct vdev *dev, struct vz_error *e)
+static struct disk_options disk_options(const struct blk *blk)
 {
-	struct blk *blk = blk_of(dev);
-	struct disk_options o = {
+	return (struct disk_options){
 		.path = blk->path,
 		.read_only = blk->readonly,
 		.block_device = blk->type == 1,
 		.direct = blk->cache == 1,
 		.sync = blk->sync,
 	};
+}
+
+static int blk_check(struct vdev *dev, struct loop *loop, struct vz_error *e)
+{
+	struct disk_options o = disk_options(blk_of(dev));
+	int r = check_options(blk_of(dev), e);
+	struct disk *disk;
+
+	if (r)
+		return r;
+	disk = disk_open_raw(loop, &o, e);
+	if (!disk)
+		return -EIO;
+	disk_close(disk);
+	return 0;
+}
+
+static int blk_open(struct vdev *dev, struct vz_error *e)
+{
+	struct blk *blk = blk_of(dev);
+	struct disk_options o = disk_options(blk);
 	struct request *first;
 	int r = check_options(blk, e);
 
@@ -518,6 +538,7 @@ const struct device_class virtio_blk = {
 	.config_size = CONFIG_SIZE,
 	.size = sizeof(struct blk),
 	.options = blk_options,
+	.check = blk_check,
 	.open = blk_open,
 	.close = blk_close,
 	.negotiated = blk_negotiated,

@@ -288,6 +288,11 @@ static int open_port(struct serial *serial, struct port *p, struct vz_error *e)
 	return p->con ? 0 : err_where(e, "%s", where);
 }
 
+static int serial_check(struct vdev *dev, struct loop *loop, struct vz_error *e)
+{
+	return check_options(serial_of(dev), e);
+}
+
 static int serial_open(struct vdev *dev, struct vz_error *e)
 {
 	struct serial *serial = serial_of(dev);
@@ -356,6 +361,7 @@ const struct device_class virtio_console = {
 	.size = sizeof(struct serial),
 	.in_order = true,
 	.options = serial_options,
+	.check = serial_check,
 	.open = serial_open,
 	.close = serial_close,
 	.start = serial_start,

@@ -5,7 +5,6 @@
  * the gravest first: failure, off, reset, pause.
  */
 #include "base/error.h"
-#include "base/log.h"
 #include "machine/machine.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -156,7 +155,6 @@ static void fail(struct vz_machine *m, const struct vz_error *e)
 	m->core = CORE_FAILED;
 	m->failure = *e;
 	owner_note(m, &m->failed);
-	log_error("%s", e->text);
 }
 
 static void settle_failure(struct vz_machine *m, const struct requests *asked)

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Validation: every fault of a configuration, each with its field path. */
 #include "machine/validate.h"
-#include "attach/disk/disk.h"
 #include "base/arith.h"
 #include "base/error.h"
 #include <fcntl.h>
@@ -208,22 +207,25 @@ static void check_boot_files(struct report *r, const struct vz_config *c)
 		check_initrd_file(r, c->initrd);
 }
 
-/* Opened as a machine would and closed again: the same faults in the same words. */
-static void check_disk(struct report *r, const struct vz_device *d, unsigned index,
+/* Was a key that the device has given a value it cannot have? Then it is not as it was meant. */
+static bool is_distorted(const struct vz_device *d)
+{
+	for (const struct option *o = d->class->options; o && o->name; o++)
+		if (refused(&d->faults, o->name))
+			return true;
+	return false;
+}
+
+static void check_device(struct report *r, const struct vz_device *d, unsigned index,
 	struct loop *loop)
 {
-	struct disk_options options = { .path = disk_path(d), .read_only = flag(d, "readonly") };
 	struct vz_error fault = { 0 };
-	struct disk *disk;
 
-	if (!options.path || refused(&d->faults, "path"))
+	if (!d->class->check || is_distorted(d) ||
+		(d->class->options && option_check(d->class->options, d->sample, NULL)))
 		return;
-	disk = disk_open_raw(loop, &options, &fault);
-	if (!disk) {
-		snprintf(fault.where, sizeof(fault.where), "path");
+	if (d->class->check(d->sample, loop, &fault))
 		report_at(r, &fault, index);
-	}
-	disk_close(disk);
 }
 
 static void check_files(struct report *r, const struct vz_config *c)
@@ -238,7 +240,7 @@ static void check_files(struct report *r, const struct vz_config *c)
 		return;
 	}
 	for (unsigned i = 0; i < c->ndevices; i++)
-		check_disk(r, c->devices[i], i, loop);
+		check_device(r, c->devices[i], i, loop);
 	loop_free(loop);
 }
 

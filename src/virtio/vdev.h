@@ -58,6 +58,11 @@ struct device_class {
 		int *result);
 	/* keys that no table can say; false: not mine */
 
+	/*
+	 * Whatever open would refuse, told without lasting effects: options that exclude each other,
+	 * files. All required keys are there; loop is there for the call, the device is not open.
+	 */
+	int (*check)(struct vdev *dev, struct loop *loop, struct vz_error *e);
 	int (*open)(struct vdev *dev,
 		struct vz_error *e);     /* acquire host resources; before the guest runs */
 	void (*close)(struct vdev *dev); /* also after a failed open */
