@@ -35,7 +35,7 @@ static void length_and_operands(void)
 	CHECK_EQ(insn.gpr_read, RCX | RDX);
 	CHECK_EQ(insn.gpr_write, RAX);
 	CHECK_EQ(DECODE(0x89, 0x05, 0xfc, 0xff, 0xff, 0xff), DECODE_OK); /* mov [rip-4], eax */
-	CHECK_EQ(insn.base, REG_RIP);
+	CHECK_EQ(insn.base, REG_PC);
 	CHECK_EQ(insn.disp, -4);
 	CHECK(insn.mem_write && !insn.mem_read);
 	CHECK_EQ(DECODE(0x8b, 0x04, 0x25, 0, 0, 0, 0x80), DECODE_OK); /* absolute, sign-extended */

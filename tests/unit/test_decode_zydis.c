@@ -335,7 +335,7 @@ static int reg_id(ZydisRegister r)
 	if (r == ZYDIS_REGISTER_NONE)
 		return REG_NONE;
 	if (r == ZYDIS_REGISTER_RIP || r == ZYDIS_REGISTER_EIP)
-		return REG_RIP;
+		return REG_PC;
 	return ZydisRegisterGetId(r);
 }
 

@@ -226,7 +226,7 @@ static void read_memory(struct decoding *d)
 		if (mod == 0 && rm == 5)
 			insn->base = REG_NONE;
 	} else if (mod == 0 && rm == 5) {
-		insn->base = REG_RIP;
+		insn->base = REG_PC;
 	}
 	if (mod == 1)
 		insn->disp = take_signed(&d->c, 1);

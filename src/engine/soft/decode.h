@@ -97,7 +97,7 @@ enum insn_encoding { ENC_LEGACY, ENC_VEX2, ENC_VEX3 };
 #define PFX_LOCK 0x10
 
 #define REG_NONE 0xff
-#define REG_RIP  16
+#define REG_PC  16
 
 /* Arithmetic flags as in EFLAGS. */
 #define FLAG_CF     0x001u
@@ -137,7 +137,7 @@ struct insn {
 
 	bool has_mem;               /* a memory operand through ModRM, or moffs */
 	bool has_moffs;             /* mov al/ax/eax/rax <-> moffs: disp is the 64-bit address */
-	uint8_t base, index, scale; /* register number or REG_NONE / REG_RIP; scale is 1, 2, 4, 8 */
+	uint8_t base, index, scale; /* register number or REG_NONE / REG_PC; scale is 1, 2, 4, 8 */
 	int64_t disp;
 	uint16_t mem_size; /* bytes accessed; 0: depends (xsave) or none (lea, nop, invlpg) */
 	uint8_t mem_align; /* 16, 32: #GP(0) when the operand is not aligned so; 0: anywhere */

@@ -80,7 +80,7 @@ static void fill_memory(struct insn *insn, const struct op *op)
 		insn->mem_align = 16;
 	if (insn->class == INSN_NOP)
 		return;
-	if (insn->base < REG_RIP)
+	if (insn->base < REG_PC)
 		insn->gpr_read |= 1 << insn->base;
 	if (insn->index < 16 && !insn->vsib)
 		insn->gpr_read |= 1 << insn->index;
