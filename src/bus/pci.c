@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The PCI host bridge and its devices: slots, BARs, capabilities (PCI 3.0 chapter 6). A BAR is mapped while memory
- * decoding is on and it lies wholly inside one of the bridge's windows, clear of other BARs; so it
- * can never cover RAM, an interrupt controller or the configuration space itself.
+ * The PCI host bridge and its devices: slots, BARs, capabilities (PCI 3.0 chapter 6). A BAR is
+ * mapped while memory decoding is on and it lies wholly inside one of the bridge's windows, clear
+ * of other BARs; so it never covers RAM, an interrupt controller or configuration space itself.
  */
 #include "bus/pci_internal.h"
 

@@ -68,21 +68,6 @@ static int no_shm_map(void *arg, unsigned id, uint64_t offset, uint64_t len, int
 	return -ENOTSUP;
 }
 
-/* What a device keeps when its transport is gone. */
-static void no_interrupt(void *arg, unsigned queue)
-{
-}
-
-static void no_config_changed(void *arg)
-{
-}
-
-static const struct vdev_host no_host = {
-	.interrupt = no_interrupt,
-	.config_changed = no_config_changed,
-	.shm_map = no_shm_map,
-};
-
 /* --- doorbells --- */
 
 static void doorbell_rang(void *arg, uint32_t events)
@@ -264,7 +249,7 @@ static void stop_on_loop(void *arg)
 	struct virtio_pci *vp = arg;
 
 	vdev_reset(vp->dev);
-	vdev_set_host(vp->dev, &no_host);
+	vdev_set_host(vp->dev, &(struct vdev_host){ 0 });
 	for (unsigned i = 0; i < vp->nqueues; i++)
 		watch_free(vp->queues[i].watch);
 }

@@ -6,9 +6,9 @@
 #include <stdint.h>
 
 /* Where the address space descriptors of these ranges start. */
-#define DSDT_MMIO32	0x88
-#define DSDT_MMIO64	0xb6
-#define DSDT_ECAM	0x179
+#define DSDT_MMIO32 0x88
+#define DSDT_MMIO64 0xb6
+#define DSDT_ECAM   0x179
 
 /* clang-format off */
 static const uint8_t dsdt[] = {
