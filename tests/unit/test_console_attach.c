@@ -211,6 +211,66 @@ static void the_filter_sees_input_first(void)
 	end();
 }
 
+static int filtered;
+
+static size_t count_bytes(void *arg, char *bytes, size_t len)
+{
+	filtered += (int)len;
+	return len;
+}
+
+static void the_filter_sees_input_that_nobody_reads(void)
+{
+	char text[8] = "";
+
+	begin_pipe_in();
+	filtered = 0;
+	console_set_filter(con, count_bytes, NULL);
+	CHECK_EQ(write(fds[1], "abc", 3), 3);
+	spin(2);
+	CHECK_EQ(filtered, 3);
+	CHECK_EQ(nreadable, 0);
+	console_want(con, true, false);
+	spin(2);
+	CHECK(nreadable > 0);
+	CHECK_EQ(console_read(con, text, 2), 2);
+	CHECK_EQ(console_read(con, text + 2, 5), 1);
+	CHECK_STR(text, "abc");
+	CHECK_EQ(console_read(con, text, 8), 0);
+	end();
+}
+
+static void input_read_ahead_comes_before_its_end(void)
+{
+	char text[8] = "";
+
+	begin_pipe_in();
+	console_set_filter(con, count_bytes, NULL);
+	CHECK_EQ(write(fds[1], "abc", 3), 3);
+	close(fds[1]);
+	fds[1] = -1;
+	spin(3);
+	CHECK_EQ(console_read(con, text, 8), 3);
+	CHECK_STR(text, "abc");
+	CHECK_EQ(console_read(con, text, 8), -EPIPE);
+	end();
+}
+
+static void what_is_read_ahead_is_bounded(void)
+{
+	char text[4096] = "";
+
+	begin_pipe_in();
+	filtered = 0;
+	console_set_filter(con, count_bytes, NULL);
+	for (int i = 0; i < 4; i++)
+		CHECK_EQ(write(fds[1], text, sizeof(text)), (int)sizeof(text));
+	spin(8);
+	CHECK_EQ(filtered, (int)sizeof(text));
+	CHECK_EQ(console_read(con, text, 1), 1);
+	end();
+}
+
 static void sockets_work_both_ways(void)
 {
 	char buffer[16];
@@ -494,6 +554,9 @@ int main(void)
 	RUN(unwanted_events_do_not_wake_the_loop);
 	RUN(end_of_file_is_told_and_then_quiet);
 	RUN(the_filter_sees_input_first);
+	RUN(the_filter_sees_input_that_nobody_reads);
+	RUN(input_read_ahead_comes_before_its_end);
+	RUN(what_is_read_ahead_is_bounded);
 	RUN(sockets_work_both_ways);
 	RUN(a_file_is_read_to_its_end_when_wanted);
 	RUN(the_null_device_takes_everything);

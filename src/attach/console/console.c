@@ -21,6 +21,19 @@
 
 #define POLLED_MOST 256 /* a terminal that is ready takes this much; a pipe takes PIPE_BUF */
 
+static void read_ahead(struct console *con);
+
+/* Is there something to do that epoll does not tell? */
+static bool input_waits(const struct console *con)
+{
+	return con->in.wanted && (con->in.kind == CONSOLE_ALWAYS || con->ahead_len);
+}
+
+static bool output_waits(const struct console *con)
+{
+	return con->out.wanted && con->out.kind == CONSOLE_ALWAYS;
+}
+
 static void in_event(void *arg, uint32_t events)
 {
 	struct console *con = arg;
@@ -31,7 +44,12 @@ static void in_event(void *arg, uint32_t events)
 	 */
 	if (con->pty)
 		console_check_size(con);
-	con->ev.readable(con->ev.arg);
+	if (con->filter)
+		read_ahead(con);
+	if (con->in.wanted)
+		con->ev.readable(con->ev.arg);
+	if (input_waits(con))
+		timer_arm(con->ready, 0);
 }
 
 static void out_event(void *arg, uint32_t events)
@@ -45,13 +63,12 @@ static void ready_event(void *arg)
 {
 	struct console *con = arg;
 
-	if (con->in.wanted && con->in.kind == CONSOLE_ALWAYS)
+	if (input_waits(con))
 		con->ev.readable(con->ev.arg);
-	if (con->out.wanted && con->out.kind == CONSOLE_ALWAYS)
+	if (output_waits(con))
 		con->ev.writable(con->ev.arg);
 	/* Still wanted: come again, but let others have their turn. */
-	if ((con->in.wanted && con->in.kind == CONSOLE_ALWAYS) ||
-		(con->out.wanted && con->out.kind == CONSOLE_ALWAYS))
+	if (input_waits(con) || output_waits(con))
 		timer_arm(con->ready, 0);
 }
 
@@ -115,11 +132,22 @@ void console_close(struct console *con)
 	free(con);
 }
 
+static void watch_input(struct console *con)
+{
+	bool wanted = con->in.wanted;
+
+	if (con->filter)
+		wanted = !con->in.gone && con->ahead_len < CONSOLE_AHEAD;
+	if (con->in.watch)
+		watch_set(con->in.watch, wanted ? EPOLLIN : 0);
+}
+
 void console_set_filter(struct console *con, size_t (*fn)(void *arg, char *bytes, size_t len),
 	void *arg)
 {
 	con->filter = fn;
 	con->filter_arg = arg;
+	watch_input(con);
 }
 
 const char *console_pty_name(const struct console *con)
@@ -219,24 +247,58 @@ static bool would_block(int err)
 	return err == EAGAIN || err == EWOULDBLOCK || err == EINTR;
 }
 
+static ssize_t read_input(struct console *con, void *to, size_t len)
+{
+	ssize_t n = end_read(&con->in, to, len);
+
+	if (n > 0)
+		return n;
+	if (n < 0 && would_block(errno))
+		return 0;
+	con->in.gone = true;
+	return -EPIPE;
+}
+
+static void read_ahead(struct console *con)
+{
+	char *to = con->ahead + con->ahead_len;
+	ssize_t n = 0;
+
+	if (!con->in.gone && con->ahead_len < CONSOLE_AHEAD)
+		n = read_input(con, to, CONSOLE_AHEAD - con->ahead_len);
+	if (n > 0)
+		con->ahead_len += MIN(con->filter(con->filter_arg, to, (size_t)n), (size_t)n);
+	watch_input(con);
+}
+
+static ssize_t take_ahead(struct console *con, void *to, size_t len)
+{
+	if (!con->ahead_len && con->filter)
+		read_ahead(con);
+	if (!con->ahead_len && con->in.gone)
+		return -EPIPE;
+	len = MIN(len, con->ahead_len);
+	memcpy(to, con->ahead, len);
+	con->ahead_len -= len;
+	memmove(con->ahead, con->ahead + len, con->ahead_len);
+	watch_input(con);
+	return (ssize_t)len;
+}
+
 ssize_t console_read(struct console *con, void *to, size_t len)
 {
 	ssize_t n;
 
-	if (con->in.fd < 0 || con->in.gone)
+	if (con->in.fd < 0 || (con->in.gone && !con->ahead_len))
 		return -EPIPE;
 	if (!len)
 		return 0;
-	n = end_read(&con->in, to, len);
-	if (n < 0 && would_block(errno))
-		return 0;
-	if (n <= 0) {
-		con->in.gone = true;
+	if (con->filter || con->ahead_len)
+		n = take_ahead(con, to, len);
+	else
+		n = read_input(con, to, len);
+	if (n < 0)
 		console_want(con, false, con->out.wanted);
-		return -EPIPE;
-	}
-	if (con->filter)
-		n = (ssize_t)MIN(con->filter(con->filter_arg, to, (size_t)n), (size_t)n);
 	return n;
 }
 
@@ -261,19 +323,15 @@ ssize_t console_write(struct console *con, const void *from, size_t len)
 	return -EPIPE;
 }
 
-static void end_want(struct console *con, struct console_end *end, bool wanted, uint32_t events)
-{
-	if (wanted == end->wanted)
-		return;
-	end->wanted = wanted;
-	if (end->watch)
-		watch_set(end->watch, wanted ? events : 0);
-	else if (wanted)
-		timer_arm(con->ready, 0);
-}
-
 void console_want(struct console *con, bool readable, bool writable)
 {
-	end_want(con, &con->in, readable && con->in.fd >= 0 && !con->in.gone, EPOLLIN);
-	end_want(con, &con->out, writable && con->out.fd >= 0 && !con->out.gone, EPOLLOUT);
+	bool input_waited = input_waits(con), output_waited = output_waits(con);
+
+	con->in.wanted = readable && con->in.fd >= 0 && (!con->in.gone || con->ahead_len);
+	con->out.wanted = writable && con->out.fd >= 0 && !con->out.gone;
+	watch_input(con);
+	if (con->out.watch)
+		watch_set(con->out.watch, con->out.wanted ? EPOLLOUT : 0);
+	if ((input_waits(con) && !input_waited) || (output_waits(con) && !output_waited))
+		timer_arm(con->ready, 0);
 }

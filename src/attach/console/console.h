@@ -40,7 +40,8 @@ void console_close(struct console *con); /* NULL is fine; not from within its ev
 
 /*
  * fn sees every run of bytes read from the host before console_read gives it away; it may change
- * them in place and returns how many are left. NULL: none. For the application's escape key.
+ * them in place and returns how many are left. NULL: none. For the application's escape key: with a
+ * filter some input is read ahead, so that the key works while nobody wants input.
  */
 void console_set_filter(struct console *con, size_t (*fn)(void *arg, char *bytes, size_t len),
 	void *arg);

@@ -20,6 +20,8 @@ struct console_end {
 	bool wanted, gone;
 };
 
+#define CONSOLE_AHEAD 4096u
+
 struct console {
 	struct loop *loop;
 	struct console_events ev;
@@ -31,8 +33,14 @@ struct console {
 	struct watch *viewers_watch;
 	char pty_name[64];
 	uint16_t cols, rows;
+	/*
+	 * With a filter input is read ahead: an escape key must work also when the guest does not
+	 * read, which may be the very reason for it.
+	 */
 	size_t (*filter)(void *arg, char *bytes, size_t len);
 	void *filter_arg;
+	char ahead[CONSOLE_AHEAD]; /* filtered, not yet given away */
+	size_t ahead_len;
 };
 
 /* NULL with *e set when out of memory. */
