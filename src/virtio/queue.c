@@ -14,7 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* --- chains ------------------------------------------------------------------------------------ */
+/* --- chains -------------------------------------------------------------- */
 
 /*
  * The caller counts descriptors, so that there is room. A segment of no bytes is left out: it says
@@ -56,7 +56,10 @@ size_t chain_left_write(const struct chain *c)
 	return c->write_len - c->written;
 }
 
-/* Advance one side's cursor by len, copying from or to a buffer, or neither. Returns what there was. */
+/*
+ * Advance one side's cursor by len, copying from or to a buffer, or neither. Returns what there
+ * was.
+ */
 static size_t advance(const struct iovec *iov, unsigned n, uint16_t *seg, uint32_t *off, void *to,
 	const void *from, size_t len)
 {
@@ -134,7 +137,7 @@ unsigned chain_iov_write(const struct chain *c, struct iovec *iov, unsigned max,
 		max, bytes);
 }
 
-/* --- taking and returning ------------------------------------------------------------------------ */
+/* --- taking and returning ------------------------------------------------ */
 
 int vq_pop(struct virtqueue *vq, struct chain *c)
 {
@@ -262,7 +265,7 @@ void vq_break(struct virtqueue *vq, const char *why)
 	vdev_broken(vq->dev, text);
 }
 
-/* --- set-up -------------------------------------------------------------------------------------- */
+/* --- set-up -------------------------------------------------------------- */
 
 static bool map(const struct virtqueue *vq, uint64_t gpa, uint64_t len, uint64_t align, uint8_t **p)
 {

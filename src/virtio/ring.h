@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Inside src/virtio only: what the split and the packed ring have in common. Both descriptor formats
- * are 16 bytes with the same address and length; the other two fields are swapped.
+ * Inside src/virtio only: what the split and the packed ring have in common. Both descriptor
+ * formats are 16 bytes with the same address and length; the other two fields are swapped.
  *
- * The driver may change guest memory at any time, on another CPU. Ring memory is therefore read only
- * by copy_once and load16, each field once.
+ * The driver may change guest memory at any time, on another CPU. Ring memory is therefore read
+ * only by copy_once and load16, each field once.
  */
 #ifndef VIRTIO_RING_H
 #define VIRTIO_RING_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The device core: opening, the status machine and feature negotiation (virtio 1.4 sections 2.1, 2.2
- * and 3.1), the config space (2.5), queue set-up, pause and the saved state.
+ * The device core: opening, the status machine and feature negotiation (virtio 1.4 sections 2.1,
+ * 2.2 and 3.1), the config space (2.5), queue set-up, pause and the saved state.
  */
 #include "virtio/vdev.h"
 
@@ -21,7 +21,7 @@
 
 #define LOG_BURST 5
 
-/* --- making and opening ------------------------------------------------------------------------- */
+/* --- making and opening -------------------------------------------------- */
 
 struct vdev *vdev_new(const struct device_class *class)
 {
@@ -114,7 +114,7 @@ void vdev_free(struct vdev *dev)
 	free(dev);
 }
 
-/* --- running and stopping ----------------------------------------------------------------------- */
+/* --- running and stopping ------------------------------------------------ */
 
 static void kick(struct virtqueue *vq)
 {
@@ -199,7 +199,7 @@ void vdev_broken(struct vdev *dev, const char *why)
 	tell_needs_reset(dev);
 }
 
-/* --- status and features ------------------------------------------------------------------------ */
+/* --- status and features ------------------------------------------------- */
 
 uint32_t vdev_features_get(const struct vdev *dev, uint32_t select)
 {
@@ -302,7 +302,7 @@ void vdev_reset(struct vdev *dev)
 	dev->status = 0;
 }
 
-/* --- config space ------------------------------------------------------------------------------- */
+/* --- config space -------------------------------------------------------- */
 
 static bool config_access(const struct vdev *dev, uint64_t offset, unsigned len)
 {
@@ -341,7 +341,7 @@ void vdev_config_changed(struct vdev *dev)
 		dev->host.config_changed(dev->host.arg);
 }
 
-/* --- queues ------------------------------------------------------------------------------------- */
+/* --- queues -------------------------------------------------------------- */
 
 struct virtqueue *vdev_queue(struct vdev *dev, unsigned index)
 {
@@ -414,7 +414,7 @@ void vdev_queue_reset(struct vdev *dev, unsigned index)
 	run(dev);
 }
 
-/* --- saved state -------------------------------------------------------------------------------- */
+/* --- saved state --------------------------------------------------------- */
 
 static int check_status(const struct vdev *dev, struct state *s)
 {

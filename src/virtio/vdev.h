@@ -59,8 +59,9 @@ struct device_class {
 	/* keys that no table can say; false: not mine */
 
 	/*
-	 * Whatever open would refuse, told without lasting effects: options that exclude each other,
-	 * files. All required keys are there; loop is there for the call, the device is not open.
+	 * Whatever open would refuse, told without lasting effects: options that exclude each
+	 * other, files. All required keys are there; loop is there for the call, the device is not
+	 * open.
 	 */
 	int (*check)(struct vdev *dev, struct loop *loop, struct vz_error *e);
 	int (*open)(struct vdev *dev,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The guest driver of the device tests: memory, set-up, and posting and reaping for the split (virtio
- * 1.4 section 2.7) and the packed ring (2.8). Allocation failure ends the test program.
+ * The guest driver of the device tests: memory, set-up, and posting and reaping for the split
+ * (virtio 1.4 section 2.7) and the packed ring (2.8). Allocation failure ends the test program.
  */
 #include "fake_driver.h"
 
@@ -36,7 +36,7 @@ static void die(const char *why)
 	exit(1);
 }
 
-/* --- memory ------------------------------------------------------------------------------------- */
+/* --- memory -------------------------------------------------------------- */
 
 uint64_t fake_alloc(struct fake *f, uint64_t len, uint64_t align)
 {
@@ -79,7 +79,7 @@ static void put_desc(struct fake *f, uint64_t gpa, const struct fake_desc *d, ui
 	put16(f, gpa + 14, b);
 }
 
-/* --- life --------------------------------------------------------------------------------------- */
+/* --- life ---------------------------------------------------------------- */
 
 static void count_interrupt(void *arg, unsigned queue)
 {
@@ -258,7 +258,7 @@ bool fake_start(struct fake *f, uint64_t features, uint16_t size)
 	return true;
 }
 
-/* --- posting ------------------------------------------------------------------------------------ */
+/* --- posting ------------------------------------------------------------- */
 
 /* Free numbers go round: taken at the front, returned at the back. */
 static uint16_t take(struct fake_queue *q)
@@ -443,7 +443,7 @@ int fake_post(struct fake *f, unsigned queue, const struct fake_buf *bufs, unsig
 	return token;
 }
 
-/* --- notifying ---------------------------------------------------------------------------------- */
+/* --- notifying ----------------------------------------------------------- */
 
 void fake_kick_always(struct fake *f, unsigned queue)
 {
@@ -519,7 +519,7 @@ void fake_interrupt_after(struct fake *f, unsigned queue, uint16_t n)
 	}
 }
 
-/* --- reaping ------------------------------------------------------------------------------------ */
+/* --- reaping ------------------------------------------------------------- */
 
 static void finish(struct fake *f, struct fake_queue *q, unsigned id, uint32_t len)
 {
@@ -628,7 +628,7 @@ int64_t fake_request(struct fake *f, unsigned queue, const struct fake_buf *bufs
 	return fake_wait(f, queue, token);
 }
 
-/* --- the rest ----------------------------------------------------------------------------------- */
+/* --- the rest ------------------------------------------------------------ */
 
 uint64_t fake_config(struct fake *f, uint64_t offset, unsigned len)
 {

@@ -22,7 +22,9 @@
 #define FAKE_MEMORY  (64ull << 20)
 #define FAKE_TIMEOUT 5000 /* ms that fake_wait waits */
 
-/* Features to ask for; VERSION_1 is implied, and bits that the device does not offer are left out. */
+/*
+ * Features to ask for; VERSION_1 is implied, and bits that the device does not offer are left out.
+ */
 #define FAKE_ALL    (~(uint64_t)0 & ~VIRTIO_BIT(VIRTIO_F_RING_PACKED)) /* split */
 #define FAKE_PACKED (~(uint64_t)0)
 #define FAKE_NONE   ((uint64_t)0)
@@ -119,7 +121,8 @@ bool fake_done(struct fake *f, unsigned queue, int token); /* without waiting; r
 int64_t fake_request(struct fake *f, unsigned queue, const struct fake_buf *bufs, unsigned n);
 /*
  * From now on ask for an interrupt when n more chains are returned (with event index; n > 1 needs
- * it; packed: n slots), 1: for every one (the default), 0: never. n > 1 holds once, then it is never.
+ * it; packed: n slots), 1: for every one (the default), 0: never. n > 1 holds once, then it is
+ * never.
  */
 void fake_interrupt_after(struct fake *f, unsigned queue, uint16_t n);
 
@@ -136,8 +139,8 @@ void *fake_ptr(struct fake *f, uint64_t gpa);
 /* Evil: no bookkeeping, the device is expected to break or ignore it. None of these kick. */
 /*
  * Put n descriptors as they are (flags and next too) into the ring and make the first available:
- * split: in slots 0 .. n-1; packed: in the next slots, with AVAIL and USED bits, and next of the last
- * one as the buffer id.
+ * split: in slots 0 .. n-1; packed: in the next slots, with AVAIL and USED bits, and next of the
+ * last one as the buffer id.
  */
 void fake_evil_chain(struct fake *f, unsigned queue, const struct fake_desc *descs, unsigned n);
 /* Split: make head available, whatever is there. */

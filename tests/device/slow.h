@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A device class for the tests of the core. It pops all it can get and keeps it, up to SLOW_CHAINS,
- * until slow_finish; then it sends back what it was sent. quiesce finishes everything. It counts how
- * it is called.
+ * until slow_finish; then it sends back what it was sent. quiesce finishes everything. It counts
+ * how it is called.
  */
 #ifndef TESTS_SLOW_H
 #define TESTS_SLOW_H

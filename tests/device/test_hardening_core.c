@@ -77,7 +77,7 @@ static void taken(uint64_t features, const struct fake_desc *descs, unsigned n, 
 	fake_free(f);
 }
 
-/* --- rows 1, 17, 32, 58: set-up -------------------------------------------------------------------- */
+/* --- rows 1, 17, 32, 58: set-up ------------------------------------------ */
 
 static void hardening_1_frozen_fields(uint64_t features)
 {
@@ -254,7 +254,7 @@ static void hardening_58_not_ready(uint64_t features)
 }
 EACH_FORMAT(hardening_58_not_ready)
 
-/* --- rows 3, 38, 55: addresses and lengths ---------------------------------------------------------- */
+/* --- rows 3, 38, 55: addresses and lengths ------------------------------- */
 
 static void hardening_3_buffer_outside_ram(uint64_t features)
 {
@@ -339,7 +339,7 @@ static void hardening_52_chain_shapes(uint64_t features)
 }
 EACH_FORMAT(hardening_52_chain_shapes)
 
-/* --- rows 14, 26, 30, 54: what is available ---------------------------------------------------------- */
+/* --- rows 14, 26, 30, 54: what is available ------------------------------ */
 
 static void hardening_14_head_in_flight_split(void)
 {
@@ -490,7 +490,7 @@ static void hardening_54_next_outside_table_split(void)
 	}
 }
 
-/* --- rows 19, 20, 31: loops --------------------------------------------------------------------------- */
+/* --- rows 19, 20, 31: loops ---------------------------------------------- */
 
 /* The guest's other CPU: it takes back what is done and has the next chain ready at once. */
 static void refill(struct slow *slow, struct chain *c)
@@ -575,7 +575,7 @@ static void hardening_31_empty_descriptors(uint64_t features)
 }
 EACH_FORMAT(hardening_31_empty_descriptors)
 
-/* --- rows 33, 50: indirect tables ---------------------------------------------------------------------- */
+/* --- rows 33, 50: indirect tables ---------------------------------------- */
 
 /* A chain of one indirect descriptor for n entries of table, len bytes in all (0: as many as n). */
 static void indirect(uint64_t features, const struct fake_desc *table, unsigned n, uint32_t len,
@@ -702,7 +702,7 @@ static void hardening_50_buffer_in_table_outside_ram(uint64_t features)
 }
 EACH_FORMAT(hardening_50_buffer_in_table_outside_ram)
 
-/* --- rows 11, 23, 49: config space ---------------------------------------------------------------------- */
+/* --- rows 11, 23, 49: config space --------------------------------------- */
 
 static void hardening_11_config_offset_overflow(void)
 {
@@ -754,7 +754,7 @@ static void hardening_49_config_last_byte(void)
 	fake_free(f);
 }
 
-/* --- rows 18, 51: memory that changes while we look --------------------------------------------------------- */
+/* --- rows 18, 51: memory that changes while we look ---------------------- */
 
 struct race {
 	struct fake *f;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Virtqueues in use (virtio 1.4 sections 2.7 and 2.8), with a device that sends back what it is sent.
- * Each test runs on split and on packed rings.
+ * Virtqueues in use (virtio 1.4 sections 2.7 and 2.8), with a device that sends back what it is
+ * sent. Each test runs on split and on packed rings.
  */
 #include "fake_driver.h"
 

@@ -29,7 +29,7 @@ static bool echoes(struct fake *f, unsigned queue)
 	return fake_request(f, queue, bufs, 2) == 3 && !memcmp(in, "abc", 3);
 }
 
-/* --- options ------------------------------------------------------------------------------------ */
+/* --- options ------------------------------------------------------------- */
 
 static void options(void)
 {
@@ -65,7 +65,7 @@ static void open_failure_closes(void)
 	CHECK_STR(e.where, "text");
 }
 
-/* --- status and features ------------------------------------------------------------------------ */
+/* --- status and features ------------------------------------------------- */
 
 static void status_steps_in_order(void)
 {
@@ -194,7 +194,7 @@ static void queues_need_features_ok(void)
 	fake_free(f);
 }
 
-/* --- reset -------------------------------------------------------------------------------------- */
+/* --- reset --------------------------------------------------------------- */
 
 /* What was in flight is finished before the status reads 0; nothing is written later. */
 static void reset_with_request_in_flight(uint64_t features)
@@ -289,7 +289,7 @@ static void ring_reset_needs_feature(void)
 	fake_free(f);
 }
 
-/* --- config space ------------------------------------------------------------------------------- */
+/* --- config space -------------------------------------------------------- */
 
 static void config_change_tells_driver(void)
 {
@@ -355,7 +355,7 @@ static void config_without_verb_is_read_only(void)
 	fake_free(f);
 }
 
-/* --- broken ------------------------------------------------------------------------------------- */
+/* --- broken -------------------------------------------------------------- */
 
 static unsigned lines;
 
@@ -421,7 +421,7 @@ static void log_is_limited(void)
 	fake_free(f);
 }
 
-/* --- pause and saved state ---------------------------------------------------------------------- */
+/* --- pause and saved state ----------------------------------------------- */
 
 static void pause_and_resume(uint64_t features)
 {
