@@ -4,7 +4,8 @@
  * until a machine is made of it. Not thread-safe: one thread at a time per object.
  *
  * Setters never abort a chain of calls: a wrong value is remembered by the object, returned as a
- * negative errno, and reported again by vz_config_validate.
+ * negative errno, and reported again by vz_config_validate, unless the same field was given a good
+ * one since.
  */
 #ifndef VIZOR_CONFIG_H
 #define VIZOR_CONFIG_H

@@ -45,7 +45,7 @@ typedef enum vz_verb {
  * Deep-copies the configuration. Opens the kernel, the disks and the engine. NULL with *error set.
  */
 vz_machine *vz_machine_new(const vz_config *config, vz_error *error);
-/* Stops a running machine first; runs no callbacks. NULL is fine. */
+/* Stops a running machine first; runs no callbacks. Not from within one. NULL is fine. */
 void vz_machine_free(vz_machine *machine);
 
 vz_state vz_machine_state(const vz_machine *machine);
