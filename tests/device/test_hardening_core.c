@@ -389,6 +389,8 @@ static void buffer_ids_packed(void)
 		fake_kick_always(f, 0);
 		CHECK(!fake_needs_reset(f));
 		CHECK_EQ(le16_load((uint8_t *)fake_ptr(f, f->q[0].desc) + 12), ids[i]);
+		/* Used, and nothing written. */
+		CHECK_EQ(le16_load((uint8_t *)fake_ptr(f, f->q[0].desc) + 14), 0x8080);
 		fake_free(f);
 	}
 }

@@ -340,6 +340,12 @@ static void config_reset(void)
 	CHECK_EQ(slow_of(f)->config_writes, 2);
 	fake_reset(f);
 	CHECK_EQ(slow_of(f)->config_writes, 2);
+	/* To what the device said last, not to what it said first. */
+	le32_store(f->dev->config + 4, 0x66);
+	vdev_config_changed(f->dev);
+	vdev_config_write(f->dev, 4, 4, 1);
+	fake_reset(f);
+	CHECK_EQ(fake_config(f, 4, 4), 0x66);
 	fake_free(f);
 }
 
@@ -438,6 +444,9 @@ static void pause_and_resume(uint64_t features)
 	second = fake_post(f, 0, bufs, 2);
 	fake_kick_always(f, 0);
 	CHECK_EQ(slow_of(f)->popped, 1);
+	/* Not even if the class asks, from a callback of its own. */
+	CHECK_EQ(vq_pop(vdev_queue(f->dev, 0), slow_of(f)->chains[0]), 0);
+	CHECK(vq_empty(vdev_queue(f->dev, 0)));
 	slow_of(f)->fast = true;
 	vdev_resume(f->dev);
 	CHECK_EQ(fake_wait(f, 0, second), 3);
@@ -530,6 +539,59 @@ static void state_of_other_class(void)
 	fake_free(g);
 }
 
+/* Load the device's own state with the position of the first queue replaced. */
+static int load_position(struct fake *f, uint16_t position)
+{
+	struct state *save = state_save_new(), *load;
+	const void *bytes;
+	uint8_t *copy, *field;
+	size_t len;
+	int r;
+
+	CHECK_EQ(vdev_state(f->dev, save), 0);
+	bytes = state_bytes(save, &len);
+	copy = malloc(len);
+	memcpy(copy, bytes, len);
+	field = memmem(copy, len, "position", 8);
+	CHECK(field != NULL);
+	le16_store(field + 8 + 4, position); /* behind name and length */
+	load = state_load_new(copy, len);
+	r = vdev_state(f->dev, load);
+	state_free(load);
+	state_free(save);
+	free(copy);
+	return r;
+}
+
+static void hardening_12_position_outside_ring(void)
+{
+	static const uint16_t bad[] = { 16, 17, 0x8000, 0xffff };
+
+	for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct fake *f = begin(FAKE_PACKED);
+
+		CHECK_EQ(load_position(f, bad[i]), -EINVAL);
+		CHECK_EQ(f->dev->status, 0);
+		fake_free(f);
+	}
+}
+
+/* A queue that is not enabled yet would be enabled with that position later. */
+static void hardening_12_position_of_disabled_queue(uint64_t features)
+{
+	struct fake *f = fake_new(&slow_class, NULL, NULL);
+
+	CHECK(fake_negotiate(f, features));
+	CHECK_EQ(load_position(f, 0xffff), 0);
+	CHECK_EQ(vdev_queue(f->dev, 0)->next_avail, 0);
+	vdev_resume(f->dev);
+	fake_queue_setup(f, 0, 8);
+	fake_driver_ok(f);
+	CHECK(echoes(f, 0));
+	fake_free(f);
+}
+EACH_FORMAT(hardening_12_position_of_disabled_queue)
+
 /* Row 12: a snapshot file is hostile too. Every byte is changed in turn, in several ways. */
 static void hardening_12_mutated_state(uint64_t features)
 {
@@ -603,6 +665,8 @@ int main(void)
 	RUN(state_before_driver_ok);
 	RUN_EACH(state_of_broken_device);
 	RUN(state_of_other_class);
+	RUN(hardening_12_position_outside_ring);
+	RUN_EACH(hardening_12_position_of_disabled_queue);
 	RUN_EACH(hardening_12_mutated_state);
 	return tap_done();
 }
