@@ -453,8 +453,9 @@ void fake_kick_always(struct fake *f, unsigned queue)
 }
 
 /* Was something made available that the device wants to be told of? Asks for all since the last. */
-static bool kick_wanted(struct fake *f, struct fake_queue *q)
+bool fake_kick_wanted(struct fake *f, unsigned queue)
 {
+	struct fake_queue *q = &f->q[queue];
 	uint16_t event, flags, pending;
 
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -483,7 +484,7 @@ static bool kick_wanted(struct fake *f, struct fake_queue *q)
 
 void fake_kick(struct fake *f, unsigned queue)
 {
-	if (kick_wanted(f, &f->q[queue]))
+	if (fake_kick_wanted(f, queue))
 		fake_kick_always(f, queue);
 	else
 		loop_dispatch(f->loop, 0);

@@ -109,6 +109,8 @@ int fake_post(struct fake *f, unsigned queue, const struct fake_buf *bufs, unsig
 int fake_post_gpa(struct fake *f, unsigned queue, const struct fake_desc *descs, unsigned n);
 /* Notify, unless the device asked not to; and let the device work. */
 void fake_kick(struct fake *f, unsigned queue);
+/* The first half of fake_kick, for a driver with its own way to notify. */
+bool fake_kick_wanted(struct fake *f, unsigned queue);
 void fake_kick_always(struct fake *f, unsigned queue); /* notify in any case; then the same */
 /* Run the loop for ms. */
 void fake_spin(struct fake *f, int ms);

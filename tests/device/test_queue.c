@@ -8,6 +8,11 @@
 #include "base/arith.h"
 #include "tap.h"
 
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
 #define QUEUE_MAX 256
 
 struct echo {
@@ -549,6 +554,110 @@ static void writes_announced(uint64_t features)
 }
 EACH_FORMAT(writes_announced)
 
+/*
+ * The driver on a CPU of its own: notifications and interrupts are sent only when they are asked
+ * for, and each side sleeps when it finds nothing. One that is lost is a driver that waits for ever.
+ */
+struct cpus {
+	struct fake *f;
+	int kick, interrupt;
+};
+
+static void on_kick(void *arg, uint32_t events)
+{
+	struct cpus *cpus = arg;
+	eventfd_t value;
+
+	eventfd_read(cpus->kick, &value);
+	vdev_kick(cpus->f->dev, 0);
+}
+
+static void on_interrupt(void *arg, unsigned queue)
+{
+	eventfd_write(((struct cpus *)arg)->interrupt, 1);
+}
+
+static void *device_cpu(void *arg)
+{
+	loop_run(((struct cpus *)arg)->f->loop);
+	return NULL;
+}
+
+static bool wait_for_interrupt(struct cpus *cpus)
+{
+	struct pollfd p = { .fd = cpus->interrupt, .events = POLLIN };
+	eventfd_t value;
+
+	return poll(&p, 1, FAKE_TIMEOUT) == 1 && !eventfd_read(cpus->interrupt, &value);
+}
+
+/*
+ * Until n chains came back; the number that did before one got stuck. It posts a few, dawdles, and
+ * sleeps only when it cannot go on: so the two meet in all places.
+ */
+static unsigned driver_cpu(struct cpus *cpus, unsigned n)
+{
+	struct fake *f = cpus->f;
+	unsigned posted = 0, back = 0, seed = 1;
+
+	while (back < n) {
+		bool stuck = posted == n;
+
+		seed = seed * 1103515245 + 12345;
+		for (unsigned burst = 1 + (seed >> 16) % 4; burst && posted < n && !stuck;
+			burst--) {
+			stuck = fake_post(f, 0, &FAKE_OUT("x", 1), 1) < 0;
+			posted += !stuck;
+		}
+		if (fake_kick_wanted(f, 0))
+			eventfd_write(cpus->kick, 1);
+		for (volatile unsigned i = (seed >> 20) % 1024; i; i--)
+			;
+		back += fake_reap(f, 0);
+		if (stuck && back < posted) {
+			unsigned more;
+
+			fake_interrupt_after(f, 0, 1);
+			__atomic_thread_fence(__ATOMIC_SEQ_CST);
+			more = fake_reap(f, 0);
+			back += more;
+			if (!more && !wait_for_interrupt(cpus))
+				break;
+		}
+	}
+	return back;
+}
+
+static void no_lost_notification(uint64_t features)
+{
+	struct fake *f = begin(features, 8);
+	struct cpus cpus = {
+		.f = f, .kick = eventfd(0, EFD_NONBLOCK), .interrupt = eventfd(0, EFD_NONBLOCK)
+	};
+	struct vdev_host host = { .arg = &cpus, .interrupt = on_interrupt };
+	struct watch *watch = watch_new(f->loop, cpus.kick, EPOLLIN, on_kick, &cpus, NULL);
+	pthread_t thread;
+
+	vdev_set_host(f->dev, &host);
+	echo_of(f)->silent = true;
+	loop_hand_over(f->loop);
+	CHECK(!pthread_create(&thread, NULL, device_cpu, &cpus));
+	CHECK_EQ(driver_cpu(&cpus, 60000), 60000);
+	loop_stop(f->loop);
+	pthread_join(thread, NULL);
+	watch_free(watch);
+	close(cpus.kick);
+	close(cpus.interrupt);
+	fake_free(f);
+}
+EACH_FORMAT(no_lost_notification)
+
+static void no_lost_notification_flags(uint64_t features)
+{
+	no_lost_notification(features & ~VIRTIO_BIT(VIRTIO_F_EVENT_IDX));
+}
+EACH_FORMAT(no_lost_notification_flags)
+
 int main(void)
 {
 	RUN_EACH(round_trip);
@@ -572,5 +681,7 @@ int main(void)
 	RUN_EACH(unpop);
 	RUN_EACH(out_of_order);
 	RUN_EACH(writes_announced);
+	RUN_EACH(no_lost_notification);
+	RUN_EACH(no_lost_notification_flags);
 	return tap_done();
 }
