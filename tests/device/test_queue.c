@@ -556,7 +556,7 @@ EACH_FORMAT(writes_announced)
 
 /*
  * The driver on a CPU of its own: notifications and interrupts are sent only when they are asked
- * for, and each side sleeps when it finds nothing. One that is lost is a driver that waits for ever.
+ * for, and each side sleeps when it finds nothing. A lost one is a driver that waits on.
  */
 struct cpus {
 	struct fake *f;
