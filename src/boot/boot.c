@@ -156,7 +156,7 @@ static int check_cmdline(const struct boot_kernel *k, const char *cmdline, struc
 	return 0;
 }
 
-/* Kernel and initrd need their place in memory; the initrd gets the highest that the kernel allows. */
+/* Kernel and initrd need a place in memory; the initrd gets the highest that the kernel allows. */
 static int place(struct boot_kernel *k, uint64_t memory_size, struct vz_error *e)
 {
 	uint64_t low = MIN(memory_size, MEM_HOLE_START),

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The Linux/x86 setup header at the start of a bzImage (Documentation/arch/x86/boot.rst, "The Real-Mode
- * Kernel Header"), of which protocol 2.12 or later is needed for the 64-bit entry point.
+ * The Linux/x86 setup header at the start of a bzImage (Documentation/arch/x86/boot.rst, "The
+ * Real-Mode Kernel Header"), of which protocol 2.12 or later is needed for the 64-bit entry
+ * point.
  */
 #include "base/error.h"
 #include "base/le.h"
@@ -48,14 +49,14 @@ static int check_header(const uint8_t *head, size_t len, struct vz_error *e)
 			version >> 8, version & 0xff);
 	if (!(le16_load(head + XLOADFLAGS) & XLF_KERNEL_64))
 		return err_set(e, ENOEXEC, BOOT_FIELD_KERNEL,
-			"a 32-bit x86 kernel, without a 64-bit entry point; this machine is x86-64");
+			"a 32-bit x86 kernel without 64-bit entry point; this machine is x86-64");
 	return 0;
 }
 
 int bzimage_parse(struct bzimage *bz, int fd, uint64_t file_size, const uint8_t *head, size_t len,
 	struct vz_error *e)
 {
-	uint64_t payload, length;
+	uint64_t payload, length, total;
 	size_t header_end;
 	int rc = check_header(head, len, e);
 
@@ -73,9 +74,10 @@ int bzimage_parse(struct bzimage *bz, int fd, uint64_t file_size, const uint8_t 
 	payload = ((head[SETUP_SECTS] ? head[SETUP_SECTS] : 4) + 1ull) * SECTOR +
 		  le32_load(head + PAYLOAD_OFFSET);
 	length = le32_load(head + PAYLOAD_LENGTH);
-	if (payload + length > file_size)
+	total = payload + length;
+	if (total > file_size)
 		return err_set(e, ENOEXEC, BOOT_FIELD_KERNEL,
 			"truncated: its header tells %llu bytes, the file has %llu",
-			(unsigned long long)(payload + length), (unsigned long long)file_size);
+			(unsigned long long)total, (unsigned long long)file_size);
 	return payload_open(&bz->payload, fd, payload, length, e);
 }

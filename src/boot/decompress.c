@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Decompression of kernel payloads on the host, straight into guest RAM: the formats of the kernel's
- * lib/decompress_*.c but LZO. The kernel build appends the decompressed size, four bytes, to all of them but
- * gzip, whose own last four bytes say the same.
+ * Decompression of kernel payloads on the host, straight into guest RAM: the formats of the
+ * kernel's lib/decompress_*.c but LZO. The kernel build appends the decompressed size, four
+ * bytes, to all of them but gzip, whose own last four bytes say the same.
  */
 #include "base/arith.h"
 #include "base/error.h"
@@ -277,11 +277,11 @@ int payload_open(struct payload *p, int fd, uint64_t offset, uint64_t length, st
 	p->codec = find_codec(magic, sizeof(magic));
 	if (!p->codec)
 		return err_set(e, ENOEXEC, BOOT_FIELD_KERNEL,
-			"its payload starts with %02x %02x %02x %02x, which is no compression known here",
+			"its payload starts with %02x %02x %02x %02x: no compression known here",
 			magic[0], magic[1], magic[2], magic[3]);
 	if (!p->codec->open && !p->codec->all)
 		return err_set(e, ENOTSUP, BOOT_FIELD_KERNEL,
-			"its payload is compressed with %s, which this build of vizor cannot read%s%s",
+			"its payload is compressed with %s, which this build cannot read%s%s",
 			p->codec->name, *p->codec->library ? ": build it with " : "",
 			p->codec->library);
 	return 0;

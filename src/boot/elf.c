@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * ELF64 kernel images for x86-64 (System V ABI, "Object Files"; PVH notes: Xen's docs/misc/pvh.pandoc).
- * Only the file header, the program headers and the notes are looked at.
+ * ELF64 kernel images for x86-64 (System V ABI, "Object Files"; PVH notes: Xen's
+ * docs/misc/pvh.pandoc). Only the file header, the program headers and the notes are looked at.
  */
 #include "base/arith.h"
 #include "base/error.h"
@@ -242,8 +242,8 @@ int elf_load_file(const struct elf_image *elf, struct memory *mem, int fd, struc
 }
 
 /*
- * The image is decompressed to a place in guest RAM from where every segment moves down (mostly: not at all),
- * so that in ascending order none overwrites one that is still to be moved.
+ * The image is decompressed to a place in guest RAM from where every segment moves down (mostly:
+ * not at all), so that in ascending order none overwrites one that is still to be moved.
  */
 int elf_load_payload(const struct elf_image *elf, struct memory *mem, const struct payload *payload,
 	struct vz_error *e)

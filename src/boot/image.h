@@ -14,7 +14,7 @@
 /* All of len, or fewer at the end of the file; -errno. Survives signals and short reads. */
 ssize_t boot_pread(int fd, void *to, size_t len, uint64_t offset);
 
-/* --- ELF: bytes in a file or a decompressed image, and where they go in memory. ------------------------- */
+/* --- ELF: bytes in a file or a decompressed image, and where they go in memory. ----------- */
 
 #define ELF_SEGMENTS_MAX 16
 #define ELF_NOTES_MAX    4
@@ -28,8 +28,7 @@ struct elf_image {
 	uint64_t entry;     /* physical; 0: e_entry is not in a segment */
 	unsigned nsegments; /* at least one; ascending and disjoint in memory */
 	struct elf_segment segment[ELF_SEGMENTS_MAX];
-	uint64_t
-		base; /* where to put the whole image, so that every segment moves down into place */
+	uint64_t base;    /* where to put the whole image: every segment moves down into place */
 	uint64_t size;    /* bytes of the image that the segments need */
 	uint64_t end;     /* end of the last segment in memory */
 	bool linked_high; /* virtual addresses are those of a Linux kernel */
@@ -54,7 +53,7 @@ int elf_load_file(const struct elf_image *elf, struct memory *mem, int fd, struc
 int elf_load_payload(const struct elf_image *elf, struct memory *mem, const struct payload *payload,
 	struct vz_error *e);
 
-/* --- bzImage --------------------------------------------------------------------------------------------- */
+/* --- bzImage ------------------------------------------------------------------------------ */
 
 #define SETUP_HEADER     0x1f1 /* of struct boot_params and of the file alike */
 #define SETUP_HEADER_END 0x290
@@ -71,7 +70,7 @@ bool bzimage_probe(const uint8_t *head, size_t len);
 int bzimage_parse(struct bzimage *bz, int fd, uint64_t file_size, const uint8_t *head, size_t len,
 	struct vz_error *e);
 
-/* --- what the kernel is told -------------------------------------------------------------------------------- */
+/* --- what the kernel is told -------------------------------------------------------------- */
 
 struct boot_params {
 	const uint8_t *header; /* setup header of SETUP_HEADER_END - SETUP_HEADER bytes, or NULL */

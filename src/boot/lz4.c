@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The legacy LZ4 frame of kernel payloads (lz4_Frame_format.md, "Legacy frame"): a magic, then blocks of a
- * 32-bit length and data, each of them 8 MiB when decompressed, the last at most that. No block needs another
- * one, so the host's CPUs share them: most of the time goes into the page faults of fresh guest RAM.
+ * The legacy LZ4 frame of kernel payloads (lz4_Frame_format.md, "Legacy frame"): a magic, then
+ * blocks of a 32-bit length and data, each of them 8 MiB when decompressed, the last at most
+ * that. No block needs another one, so the host's CPUs share them: most of the time goes into the
+ * page faults of fresh guest RAM.
  */
 #include "base/arith.h"
 #include "base/error.h"
@@ -66,7 +67,7 @@ static int lz4_list(struct lz4_job *job, struct vz_error *e)
 static void *lz4_work(void *arg)
 {
 	struct lz4_job *job = arg;
-	char *in = malloc(job->longest);
+	char *in = malloc(MAX(job->longest, 1u));
 	unsigned i;
 
 	if (!in)
@@ -98,9 +99,9 @@ static void *lz4_work(void *arg)
 static int lz4_head(const struct lz4_job *job, uint8_t *to, size_t len, size_t *size,
 	struct vz_error *e)
 {
-	/* No input expands to less than itself by so much that this would not be enough for a header. */
+	/* No input shrinks so much when decompressed that this is not enough for a header. */
 	uint32_t in_len = MIN(job->block[0].len, LZ4_HEAD_INPUT);
-	char *in = malloc(in_len);
+	char *in = malloc(MAX(in_len, 1u));
 	int n, rc;
 
 	if (!in)

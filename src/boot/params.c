@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the kernel finds in low memory: the zero page (Documentation/arch/x86/zero-page.rst) with the memory
- * map, or PVH's hvm_start_info (Xen's public/arch-x86/hvm/start_info.h); command line, GDT, page tables.
+ * What the kernel finds in low memory: the zero page (Documentation/arch/x86/zero-page.rst) with
+ * the memory map, or PVH's hvm_start_info (Xen's public/arch-x86/hvm/start_info.h); command line,
+ * GDT, page tables.
  */
 #include "base/arith.h"
 #include "base/le.h"
@@ -26,6 +27,7 @@
 #define LOADED_HIGH       0x01
 #define KASLR_FLAG        0x02
 
+#define PAGE              ((uint64_t)MEM_PAGE_SIZE)
 #define LOW_RAM_END       0xa0000
 #define SEED_ADDR         0x6000 /* struct setup_data, SETUP_RNG_SEED */
 #define SETUP_RNG_SEED    9
@@ -109,22 +111,20 @@ static void write_cmdline(struct memory *mem, const struct boot_params *params)
 static void write_cpu_tables(struct memory *mem, struct boot_result *result)
 {
 	static const uint64_t gdt[] = { 0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff };
-	uint8_t *tables = low(mem, BOOT_PAGE_TABLES, 6 * MEM_PAGE_SIZE),
+	uint8_t *tables = low(mem, BOOT_PAGE_TABLES, 6 * PAGE),
 		*g = low(mem, BOOT_GDT_ADDR, sizeof(gdt));
 
-	for (unsigned i = 0; i < ARRAY_SIZE(gdt); i++)
+	for (size_t i = 0; i < ARRAY_SIZE(gdt); i++)
 		le64_store(g + 8 * i, gdt[i]);
 	mem_written(mem, BOOT_GDT_ADDR, sizeof(gdt));
 
-	memset(tables, 0, 2 * MEM_PAGE_SIZE);
-	le64_store(tables, (BOOT_PAGE_TABLES + MEM_PAGE_SIZE) | 3); /* present, writable */
-	for (unsigned i = 0; i < 4; i++)
-		le64_store(tables + MEM_PAGE_SIZE + 8 * i,
-			(BOOT_PAGE_TABLES + (2 + i) * MEM_PAGE_SIZE) | 3);
-	for (uint64_t i = 0; i < 4 * 512; i++)
-		le64_store(tables + 2 * MEM_PAGE_SIZE + 8 * i,
-			i << 21 | 0x83); /* and: 2 MiB page */
-	mem_written(mem, BOOT_PAGE_TABLES, 6 * MEM_PAGE_SIZE);
+	memset(tables, 0, 2 * PAGE);
+	le64_store(tables, (BOOT_PAGE_TABLES + PAGE) | 3); /* present, writable */
+	for (uint64_t i = 0; i < 4; i++)
+		le64_store(tables + PAGE + 8 * i, (BOOT_PAGE_TABLES + (2 + i) * PAGE) | 3);
+	for (uint64_t i = 0; i < UINT64_C(4) * 512; i++)
+		le64_store(tables + 2 * PAGE + 8 * i, i << 21 | 0x83); /* and: 2 MiB page */
+	mem_written(mem, BOOT_PAGE_TABLES, 6 * PAGE);
 
 	result->gdt = BOOT_GDT_ADDR;
 	result->gdt_limit = sizeof(gdt) - 1;
@@ -132,7 +132,7 @@ static void write_cpu_tables(struct memory *mem, struct boot_result *result)
 	result->rsp = BOOT_STACK;
 }
 
-/* Without it a guest without entropy device waits for jitter before it can make its first random number. */
+/* Without it and without entropy device a guest waits for jitter before its first random number. */
 static void write_seed(struct memory *mem, uint8_t *zero_page)
 {
 	uint8_t *data = low(mem, SEED_ADDR, 16 + SEED_SIZE);
@@ -152,7 +152,7 @@ static void write_header(uint8_t *zero_page, const struct boot_params *params)
 		memcpy(zero_page + SETUP_HEADER, params->header, SETUP_HEADER_END - SETUP_HEADER);
 	} else {
 		le16_store(zero_page + BOOT_FLAG, 0xaa55);
-		memcpy(zero_page + HEADER_MAGIC, "HdrS", 4);
+		le32_store(zero_page + HEADER_MAGIC, 0x53726448); /* HdrS */
 		le16_store(zero_page + HEADER_VERSION, 0x20f);
 	}
 	zero_page[TYPE_OF_LOADER] = 0xff;
@@ -169,22 +169,22 @@ static void write_header(uint8_t *zero_page, const struct boot_params *params)
 void params_write_linux(struct memory *mem, const struct boot_params *params,
 	struct boot_result *result)
 {
-	uint8_t *zero_page = low(mem, BOOT_ZERO_PAGE, MEM_PAGE_SIZE);
+	uint8_t *zero_page = low(mem, BOOT_ZERO_PAGE, PAGE);
 	struct map map;
 
-	memset(zero_page, 0, MEM_PAGE_SIZE);
+	memset(zero_page, 0, PAGE);
 	write_header(zero_page, params);
 	write_seed(mem, zero_page);
 	make_map(&map, mem, params);
 	zero_page[E820_ENTRIES] = (uint8_t)map.n;
-	for (unsigned i = 0; i < map.n; i++) {
+	for (size_t i = 0; i < map.n; i++) {
 		uint8_t *entry = zero_page + E820_TABLE + 20 * i;
 
 		le64_store(entry, map.entry[i].base);
 		le64_store(entry + 8, map.entry[i].size);
 		le32_store(entry + 16, map.entry[i].type);
 	}
-	mem_written(mem, BOOT_ZERO_PAGE, MEM_PAGE_SIZE);
+	mem_written(mem, BOOT_ZERO_PAGE, PAGE);
 	write_cmdline(mem, params);
 	write_cpu_tables(mem, result);
 	result->rsi = BOOT_ZERO_PAGE;
@@ -193,10 +193,10 @@ void params_write_linux(struct memory *mem, const struct boot_params *params,
 void params_write_pvh(struct memory *mem, const struct boot_params *params,
 	struct boot_result *result)
 {
-	uint8_t *info = low(mem, BOOT_ZERO_PAGE, MEM_PAGE_SIZE);
+	uint8_t *info = low(mem, BOOT_ZERO_PAGE, PAGE);
 	struct map map;
 
-	memset(info, 0, MEM_PAGE_SIZE);
+	memset(info, 0, PAGE);
 	make_map(&map, mem, params);
 	le32_store(info, PVH_MAGIC);
 	le32_store(info + 4, 1); /* version: with memory map */
@@ -208,14 +208,14 @@ void params_write_pvh(struct memory *mem, const struct boot_params *params,
 	le32_store(info + 48, map.n);
 	le64_store(info + (PVH_MODULE - BOOT_ZERO_PAGE), params->initrd);
 	le64_store(info + (PVH_MODULE - BOOT_ZERO_PAGE) + 8, params->initrd_size);
-	for (unsigned i = 0; i < map.n; i++) {
+	for (size_t i = 0; i < map.n; i++) {
 		uint8_t *entry = info + (PVH_MAP - BOOT_ZERO_PAGE) + 24 * i;
 
 		le64_store(entry, map.entry[i].base);
 		le64_store(entry + 8, map.entry[i].size);
 		le32_store(entry + 16, map.entry[i].type);
 	}
-	mem_written(mem, BOOT_ZERO_PAGE, MEM_PAGE_SIZE);
+	mem_written(mem, BOOT_ZERO_PAGE, PAGE);
 	write_cmdline(mem, params);
 	result->rbx = BOOT_ZERO_PAGE;
 }

@@ -15,8 +15,8 @@ struct payload {
 	int fd; /* of the file that holds it; not owned */
 	uint64_t offset, length;
 	const struct codec *codec;
-	uint32_t
-		size_hint; /* the last four bytes: the size when decompressed, if the file tells the truth */
+	/* The last four bytes: the size when decompressed, if the file tells the truth. */
+	uint32_t size_hint;
 };
 
 /* Recognise the compressor. -ENOEXEC when unknown, -ENOTSUP when this build lacks its library. */
@@ -32,7 +32,7 @@ int payload_decompress(const struct payload *p, void *to, size_t len, size_t *si
 /* The name of the compressor that made a file starting with these bytes, or NULL. */
 const char *payload_format(const uint8_t *bytes, size_t len);
 
-/* --- for the codecs ------------------------------------------------------------------------------------ */
+/* --- for the codecs ----------------------------------------------------------------------- */
 
 /* Bytes that may follow the compressed ones: the size when decompressed. */
 #define PAYLOAD_TRAILER 4
