@@ -60,29 +60,14 @@
 		1ull << 13 | 1ull << 14 | 1ull << 15 | 1ull << 20 | 1ull << 24 | 1ull << 26 | \
 		1ull << 27 | 1ull << 62)
 
-#define SPEC_CTRL_VALID          7u /* IBRS, STIBP, SSBD */
-#define DEBUGCTL_IGNORED         3u /* LBR, BTF */
-#define MTRR_CAP                 (1u << 10) /* write-combining; no ranges, everything has the default type */
-#define MTRR_DEF_VALID           0xcffu /* type, fixed enable, enable */
-#define MTRR_DEF_WB              (1u << 11 | 6)
-#define PAT_DEFAULT              0x0007040600070406ull
-#define MISC_ENABLE_FAST_STRINGS 1u
-#define MICROCODE_INTEL          (1ull << 32)
-#define MICROCODE_AMD            0x01000065u
-#define HWCR_TSC_FREQ            (1u << 24) /* the TSC counts at the P0 frequency */
-#define DE_CFG_LFENCE            (1u << 1)  /* lfence serializes */
-
-void sys_msr_reset(struct vcpu *cpu)
-{
-	cpu->pat = PAT_DEFAULT;
-	cpu->mtrr_def = MTRR_DEF_WB;
-	cpu->misc_enable = MISC_ENABLE_FAST_STRINGS;
-	cpu->spec_ctrl = 0;
-	cpu->tsc_aux = 0;
-	cpu->star = cpu->lstar = cpu->cstar = cpu->sfmask = cpu->kernel_gs_base = 0;
-	cpu->sysenter_cs = cpu->sysenter_esp = cpu->sysenter_eip = 0;
-	cpu->kvmclock_system = cpu->kvmclock_wall = 0;
-}
+#define SPEC_CTRL_VALID  7u         /* IBRS, STIBP, SSBD */
+#define DEBUGCTL_IGNORED 3u         /* LBR, BTF */
+#define MTRR_CAP         (1u << 10) /* write-combining; no ranges, everything has the default type */
+#define MTRR_DEF_VALID   0xcffu     /* type, fixed enable, enable */
+#define MICROCODE_INTEL  (1ull << 32)
+#define MICROCODE_AMD    0x01000065u
+#define HWCR_TSC_FREQ    (1u << 24) /* the TSC counts at the P0 frequency */
+#define DE_CFG_LFENCE    (1u << 1)  /* lfence serializes */
 
 static bool is_lapic(uint32_t msr)
 {

@@ -16,8 +16,6 @@ bool cpuid_is_amd(void); /* the host's, hence the guest's vendor is AMD or a des
 /* msr.c, light but for the paravirtual clock and unknown registers */
 bool sys_rdmsr(struct vcpu *cpu);
 bool sys_wrmsr(struct vcpu *cpu);
-/* Registers of msr.c that power-on sets: PAT, MTRR default type, MISC_ENABLE, … INIT leaves them. */
-void sys_msr_reset(struct vcpu *cpu);
 
 /* kvmclock.c */
 bool sys_rdtsc(struct vcpu *cpu);
@@ -54,6 +52,8 @@ struct xsave_image {
 struct xsave_image *sys_image(struct vcpu *cpu, unsigned components);
 /* Does an unmasked x87 exception wait for the next x87 instruction? */
 bool sys_x87_pending(const struct xsave_image *image);
+/* Move the top of the x87 stack; the physical registers keep their values. */
+void sys_x87_set_top(struct xsave_image *image, unsigned top);
 bool sys_xstate(struct vcpu *cpu); /* xsave, xsaveopt, xsavec, xrstor, fxsave, fxrstor, and x87's */
 bool sys_xgetbv(struct vcpu *cpu);
 bool sys_xsetbv(struct vcpu *cpu);

@@ -10,7 +10,6 @@
 #define MMX_BYTES 8
 #define XMM_BYTES 16
 #define YMM_BYTES 32
-#define FSW_TOP   0x3800u
 
 static void read_vector(const struct xsave_image *image, unsigned reg, uint8_t v[YMM_BYTES])
 {
@@ -100,18 +99,14 @@ static bool maskmov_mmx(struct vcpu *cpu)
 {
 	struct xsave_image *image = sys_image(cpu, XSTATE_X87);
 	unsigned top = image->fsw >> 11 & 7;
-	uint8_t registers[8][16];
-	uint32_t selected;
+	const uint8_t *from = image->st[(cpu->insn.reg - top) & 7];
+	const uint8_t *mask = image->st[(cpu->insn.rm - top) & 7];
 
 	if (sys_x87_pending(image))
 		return soft_raise(cpu, EXC_MF);
-	for (unsigned i = 0; i < 8; i++)
-		soft_copy(registers[i], image->st[(i - top) & 7], 16);
-	selected = select_bytes(registers[cpu->insn.rm & 7], MMX_BYTES, 1);
-	if (!store_selected(cpu, rdi_address(cpu), registers[cpu->insn.reg & 7], selected))
+	if (!store_selected(cpu, rdi_address(cpu), from, select_bytes(mask, MMX_BYTES, 1)))
 		return false;
-	soft_copy(image->st, registers, sizeof(registers));
-	image->fsw &= ~FSW_TOP;
+	sys_x87_set_top(image, 0);
 	image->ftw = 0xff;
 	return true;
 }

@@ -12,6 +12,7 @@
 #define COMPACTED     (1ull << 63)
 #define FCW_INIT      0x37fu
 #define FCW_MASKS     0x3fu
+#define FSW_TOP       0x3800u
 #define FSW_ES_B      0x8080u
 #define MXCSR_INIT    0x1f80u
 #define MXCSR_NO_MASK 0xffbfu /* what a mask of zero stands for */
@@ -67,6 +68,17 @@ struct xsave_image *sys_image(struct vcpu *cpu, unsigned components)
 bool sys_x87_pending(const struct xsave_image *image)
 {
 	return (image->xstate_bv & XSTATE_X87) && (image->fsw & ~image->fcw & FCW_MASKS);
+}
+
+void sys_x87_set_top(struct xsave_image *image, unsigned top)
+{
+	unsigned by = top - (image->fsw >> 11 & 7);
+	uint8_t old[8][16];
+
+	soft_copy(old, image->st, sizeof(old));
+	for (unsigned i = 0; i < 8; i++)
+		soft_copy(image->st[i], old[(i + by) & 7], 16);
+	image->fsw = (uint16_t)((image->fsw & ~FSW_TOP) | top << 11);
 }
 
 /* The summary bits follow from the exceptions and their masks. */
@@ -292,6 +304,7 @@ static void take_environment(struct xsave_image *image, const uint16_t *env, boo
 	unsigned step = small ? 1 : 2, tags = env[2 * step];
 
 	image->fcw = (env[0] & 0x1f3f) | 0x40;
+	sys_x87_set_top(image, env[step] >> 11 & 7);
 	image->fsw = env[step];
 	image->ftw = 0;
 	for (unsigned i = 0; i < 8; i++)
@@ -319,8 +332,11 @@ static bool x87_state(struct vcpu *cpu, uint64_t ea)
 			soft_copy(area.bytes + env_size + 10 * i, image->st[i], 10);
 		if (!soft_write(cpu, ea, area.bytes, size, user))
 			return false;
-		if (whole) {
-			image->xstate_bv &= ~(uint64_t)XSTATE_X87;
+		if (whole) { /* as fninit: the registers are empty, and keep what they held */
+			sys_x87_set_top(image, 0);
+			image->fcw = FCW_INIT;
+			image->fsw = 0;
+			image->ftw = 0;
 		} else {
 			image->fcw |= FCW_MASKS;
 			summarize(image);
