@@ -260,14 +260,15 @@ static int keep_setting(struct vz_device *d, const char *key, const char *value)
 {
 	const struct option *o = find_option(d->class, key);
 	struct setting *list = realloc(d->settings, (d->nsettings + 1) * sizeof(*list)), *s;
+	uint64_t fd;
 
 	if (!list)
 		return -ENOMEM;
 	d->settings = list;
 	s = &list[d->nsettings];
 	*s = (struct setting){ .key = strdup(key), .fd = -1 };
-	if (value && o && o->type == OPT_FD) {
-		s->fd = fcntl(atoi(value), F_DUPFD_CLOEXEC, 3);
+	if (value && o && o->type == OPT_FD && !parse_u64(value, &fd)) {
+		s->fd = fcntl((int)fd, F_DUPFD_CLOEXEC, 3);
 		if (s->fd < 0 || asprintf(&s->value, "%d", s->fd) < 0)
 			s->value = NULL;
 	} else if (value) {
