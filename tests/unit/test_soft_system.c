@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * System instructions of the software CPU that need no running guest: CPUID policy, MSRs, the paravirtual
- * clock, the formats of saved vector state and masked vector accesses. Where the host has the instruction, it
- * says what is right.
+ * System instructions of the software CPU that need no running guest: CPUID policy, MSRs, the
+ * paravirtual clock, the formats of saved vector state and masked vector accesses. Where the host
+ * has the instruction, it says what is right.
  */
 #include "base/error.h"
 #include "engine/soft/mmu.h"
@@ -113,7 +113,7 @@ static int run(const uint8_t *bytes, unsigned n)
 #define RUN_INSN(...) \
 	run((const uint8_t[]){ __VA_ARGS__ }, sizeof((const uint8_t[]){ __VA_ARGS__ }))
 
-/* --- native execution ----------------------------------------------------------------------------------- */
+/* --- native execution ------------------------------------------------------------------------- */
 
 static uint8_t *thunk;
 static struct xsave_image own;
@@ -125,8 +125,9 @@ static void on_fault(int number)
 }
 
 /*
- * Load *in, run the bytes with rax = address, rcx = mask, rdi = address, edx = 0 after moving rcx to eax when
- * by_mask (the xsave family addresses through rdi), store the state to *out. False: it faulted.
+ * Load *in, run the bytes with rax = address, rcx = mask, rdi = address, edx = 0 after moving rcx
+ * to eax when by_mask (the xsave family addresses through rdi), store the state to *out. False: it
+ * faulted.
  */
 static bool native(const uint8_t *bytes, unsigned n, const struct xsave_image *in,
 	struct xsave_image *out, void *address, uint32_t eax)
@@ -159,7 +160,9 @@ static void clear_pointers(struct xsave_image *image)
 	image->fip = image->fdp = 0;
 }
 
-/* Components in their initial state have their initial bytes, and nothing is left that may differ. */
+/*
+ * Components in their initial state have their initial bytes, and nothing is left that may differ.
+ */
 static void canonical(struct xsave_image *image)
 {
 	if (!(image->xstate_bv & XSTATE_X87)) {
@@ -197,7 +200,9 @@ static uint32_t host_mxcsr_mask(void)
 	return now.mxcsr_mask ? now.mxcsr_mask : 0xffbf;
 }
 
-/* Any state that a CPU can be in: no pending x87 exception, which would go off in the test itself. */
+/*
+ * Any state that a CPU can be in: no pending x87 exception, which would go off in the test itself.
+ */
 static void random_image(struct xsave_image *image)
 {
 	random_bytes(image, sizeof(*image));
@@ -223,7 +228,7 @@ static void random_image(struct xsave_image *image)
 	memcpy(cpu->xsave, image, sizeof(*image));
 }
 
-/* --- CPUID ---------------------------------------------------------------------------------------------- */
+/* --- CPUID ------------------------------------------------------------------------------------ */
 
 static uint32_t leaf(uint32_t number, uint32_t sub, unsigned reg)
 {
@@ -326,7 +331,7 @@ static void cpuid_out_of_range(void)
 	CHECK_EQ(leaf(0x40000005, 0, 0), 0);
 }
 
-/* --- MSRs ----------------------------------------------------------------------------------------------- */
+/* --- MSRs ------------------------------------------------------------------------------------- */
 
 static bool wr(uint32_t msr, uint64_t value)
 {
@@ -495,7 +500,7 @@ static void kvmclock_tells_the_time_of_day(void)
 	CHECK(wr(0x4b564d00, RAM - 4));
 }
 
-/* --- extended state ------------------------------------------------------------------------------------- */
+/* --- extended state --------------------------------------------------------------------------- */
 
 /* Compare what an instruction that saves writes, over memory that held noise. */
 static void compare_save(const uint8_t *bytes, unsigned n, bool header, uint32_t mask)
@@ -766,7 +771,7 @@ static void xsetbv_checks(void)
 	CHECK_EQ(RUN_INSN(0x0f, 0x01, 0xd0), EXC_UD);
 }
 
-/* --- masked moves and gathers ---------------------------------------------------------------------------- */
+/* --- masked moves and gathers ----------------------------------------------------------------- */
 
 static void random_vectors(struct xsave_image *image)
 {
@@ -933,7 +938,7 @@ static void maskmov_faults_only_where_it_stores(void)
 	CHECK(!memcmp(at, before, 16));
 }
 
-/* --- ports ----------------------------------------------------------------------------------------------- */
+/* --- ports ------------------------------------------------------------------------------------ */
 
 static void ports_merge_by_size(void)
 {

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * CPUID of the software CPU (Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E). The guest sees the
- * host's vendor, family, model and brand, so that its libraries dispatch as they would on the host, with
- * features from a whitelist: what translated code can run, or C emulates. One table gives both the bits that
- * the guest sees and the mask that the decoder obeys, so the two cannot differ.
+ * CPUID of the software CPU (Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E). The guest
+ * sees the host's vendor, family, model and brand, so that its libraries dispatch as they would on
+ * the host, with features from a whitelist: what translated code can run, or C emulates. One table
+ * gives both the bits that the guest sees and the mask that the decoder obeys, so the two cannot
+ * differ.
  *
  * The host is asked once, because CPUID is slow where the host is itself a virtual machine.
  */
@@ -109,8 +110,8 @@ static const struct feature features[] = {
 enum whose { EVERY, INTEL, AMD };
 
 /*
- * What every guest has: done in C, or part of x86-64. The second half says that the CPU is not affected by
- * what the host must see to itself, so that guests choose no mitigation that costs.
+ * What every guest has: done in C, or part of x86-64. The second half says that the CPU is not
+ * affected by what the host must see to itself, so that guests choose no mitigation that costs.
  */
 static const struct {
 	uint32_t leaf;
@@ -119,8 +120,10 @@ static const struct {
 } fixed[] = {
 	/* x2APIC, TSC-deadline, hypervisor */
 	{ 0x1, 0, ECX, EVERY, BIT(21) | BIT(24) | BIT(31) },
-	/* fpu, de, pse, tsc, msr, pae, mce, cx8, apic, sep, mtrr, pge, mca, cmov, pat, pse36, clflush, mmx, fxsr,
-	 * sse, sse2 */
+	/*
+	 * fpu, de, pse, tsc, msr, pae, mce, cx8, apic, sep, mtrr, pge, mca, cmov, pat, pse36,
+	 * clflush, mmx, fxsr, sse, sse2
+	 */
 	{ 0x1, 0, EDX, EVERY, 0x078bfbfd }, { 0x6, 0, EAX, EVERY, BIT(2) }, /* ARAT */
 	{ 0x7, 0, EBX, EVERY, BIT(1) | BIT(7) | BIT(13) }, /* TSC_ADJUST, SMEP, no FCS and FDS */
 	{ 0x80000001, 0, EDX, EVERY,
@@ -135,7 +138,10 @@ static const struct {
 	{ 0x80000008, 0, EAX, EVERY, 48 << 8 | 46 }, /* linear, physical address bits */
 	/* IBPB, IBRS, SSB_NO, BTC_NO */
 	{ 0x80000008, 0, EBX, AMD, BIT(12) | BIT(14) | BIT(26) | BIT(29) },
-	/* no nested data breakpoints, lfence serializes, null selector clears base, AutoIBRS, SRSO_NO */
+	/*
+	 * no nested data breakpoints, lfence serializes, null selector clears base, AutoIBRS,
+	 * SRSO_NO
+	 */
 	{ 0x80000021, 0, EAX, AMD, BIT(0) | BIT(2) | BIT(6) | BIT(8) | BIT(29) },
 	{ 0x80000021, 0, ECX, AMD, BIT(1) | BIT(2) }, /* TSA_SQ_NO, TSA_L1_NO */
 };
@@ -282,8 +288,8 @@ static void leaf_xstate(const struct vcpu *cpu, uint32_t subleaf, uint32_t out[4
 }
 
 /*
- * TSC = crystal * numerator / denominator. The crystal is also the APIC timer's clock, unless the products
- * that guests compute in 32 bits of kHz would overflow.
+ * TSC = crystal * numerator / denominator. The crystal is also the APIC timer's clock, unless the
+ * products that guests compute in 32 bits of kHz would overflow.
  */
 static void leaf_tsc(const struct vcpu *cpu, uint32_t out[4])
 {

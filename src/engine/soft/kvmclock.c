@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Time as the guest sees it: the time stamp counter (Intel SDM volume 3, 18.17), which is the host's plus an
- * offset, and KVM's paravirtual clock (Linux, Documentation/virt/kvm/x86/msr.rst), two small structures in
- * guest memory that say how to turn the counter into nanoseconds and what the time of day was at zero.
+ * Time as the guest sees it: the time stamp counter (Intel SDM volume 3, 18.17), which is the
+ * host's plus an offset, and KVM's paravirtual clock (Linux, Documentation/virt/kvm/x86/msr.rst),
+ * two small structures in guest memory that say how to turn the counter into nanoseconds and what
+ * the time of day was at zero.
  *
- * The clock counts from where the guest's TSC would be zero had the guest not moved it. That makes it the
- * same line for all CPUs, and it goes on after a snapshot as the TSC does.
+ * The clock counts from where the guest's TSC would be zero had the guest not moved it. That makes
+ * it the same line for all CPUs, and it goes on after a snapshot as the TSC does.
  */
 #include "engine/soft/emit.h"
 #include "engine/soft/sys.h"

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Model-specific registers of the software CPU (Intel SDM volume 4; AMD APM volume 2, appendix A): those that
- * hold state of the CPU, and those that systems read without asking whether they exist. All others raise #GP,
- * as on a CPU that lacks them.
+ * Model-specific registers of the software CPU (Intel SDM volume 4; AMD APM volume 2, appendix A):
+ * those that hold state of the CPU, and those that systems read without asking whether they exist.
+ * All others raise #GP, as on a CPU that lacks them.
  */
 #include "base/log.h"
 #include "engine/soft/emit.h"
@@ -51,9 +51,9 @@
 
 /*
  * Not affected by any of the known leaks: RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO,
- * IF_PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO, ITS_NO. The
- * host's kernel defends the host; for the guest the costly answers would buy nothing, as its branches are
- * rewritten anyway.
+ * IF_PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO,
+ * ITS_NO. The host's kernel defends the host; for the guest the costly answers would buy nothing,
+ * as its branches are rewritten anyway.
  */
 #define ARCH_CAPS                                                                             \
 	(1ull << 0 | 1ull << 1 | 1ull << 3 | 1ull << 4 | 1ull << 5 | 1ull << 6 | 1ull << 8 |  \
@@ -62,7 +62,7 @@
 
 #define SPEC_CTRL_VALID  7u         /* IBRS, STIBP, SSBD */
 #define DEBUGCTL_IGNORED 3u         /* LBR, BTF */
-#define MTRR_CAP         (1u << 10) /* write-combining; no ranges, everything has the default type */
+#define MTRR_CAP         (1u << 10) /* write-combining; no ranges: all has the default type */
 #define MTRR_DEF_VALID   0xcffu     /* type, fixed enable, enable */
 #define MICROCODE_INTEL  (1ull << 32)
 #define MICROCODE_AMD    0x01000065u

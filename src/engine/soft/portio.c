@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Port I/O: permission by IOPL and by the bitmap of the task state segment (Intel SDM volume 1, chapter 19),
- * and the accesses themselves through the board.
+ * Port I/O: permission by IOPL and by the bitmap of the task state segment (Intel SDM volume 1,
+ * chapter 19), and the accesses themselves through the board.
  */
 #include "engine/soft/emit.h"
 #include "engine/soft/sys.h"
@@ -73,7 +73,7 @@ bool sys_out(struct vcpu *cpu)
 	return true;
 }
 
-/* --- string forms --------------------------------------------------------------------------------------- */
+/* --- string forms ----------------------------------------------------------------------------- */
 
 /* A register as the address size has it; writing 32 bits clears the upper half. */
 static uint64_t address_register(const struct vcpu *cpu, unsigned reg)

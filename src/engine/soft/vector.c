@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Vector instructions that access memory element by element (Intel SDM volume 2: MASKMOVQ, MASKMOVDQU,
- * VMASKMOV, VPMASKMOV, VGATHER*, VPGATHER*): only the elements that the mask selects may fault. They work on
- * the parked register image.
+ * Vector instructions that access memory element by element (Intel SDM volume 2: MASKMOVQ,
+ * MASKMOVDQU, VMASKMOV, VPMASKMOV, VGATHER*, VPGATHER*): only the elements that the mask selects
+ * may fault. They work on the parked register image.
  */
 #include "engine/soft/emit.h"
 #include "engine/soft/sys.h"
@@ -35,7 +35,7 @@ static unsigned image_components(const struct vcpu *cpu)
 	return cpu->engine->features >> FEAT_AVX & 1 ? XSTATE_SSE | XSTATE_AVX : XSTATE_SSE;
 }
 
-/* --- masked moves --------------------------------------------------------------------------------------- */
+/* --- masked moves ----------------------------------------------------------------------------- */
 
 /* The next run of selected bytes at or after *from; its length, or 0. */
 static unsigned next_run(uint32_t selected, unsigned *from)
@@ -147,7 +147,7 @@ bool sys_maskmov(struct vcpu *cpu)
 	return true;
 }
 
-/* --- gathers -------------------------------------------------------------------------------------------- */
+/* --- gathers ---------------------------------------------------------------------------------- */
 
 static uint64_t element_address(const struct vcpu *cpu, const uint8_t *indices, unsigned i,
 	bool quad)
@@ -172,8 +172,8 @@ static uint64_t element_address(const struct vcpu *cpu, const uint8_t *indices, 
 }
 
 /*
- * Elements are read in order. One that faults leaves those before it in the destination and out of the mask,
- * so that the instruction goes on from there when it is executed again.
+ * Elements are read in order. One that faults leaves those before it in the destination and out of
+ * the mask, so that the instruction goes on from there when it is executed again.
  */
 bool sys_gather(struct vcpu *cpu)
 {

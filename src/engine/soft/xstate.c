@@ -1,23 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The instructions that save and restore x87, SSE and AVX state (Intel SDM volume 1, chapter 13 and sections
- * 8.1.10 and 10.5), between guest memory and the parked image of the host's XSAVE. With three components the
- * compacted format differs from the standard one only in its header.
+ * The instructions that save and restore x87, SSE and AVX state (Intel SDM volume 1, chapter 13 and
+ * section 10.5), between guest memory and the parked image of the host's XSAVE. With three
+ * components the compacted format differs from the standard one only in its header.
  *
- * The x87 instruction and data pointers in the image are addresses of the host: a guest always reads zeroes.
+ * The x87 instruction and data pointers in the image are addresses of the host: a guest always
+ * reads zeroes.
  */
 #include "engine/soft/emit.h"
 #include "engine/soft/sys.h"
 
 #define COMPACTED     (1ull << 63)
-#define FCW_INIT      0x37fu
-#define FCW_MASKS     0x3fu
-#define FSW_TOP       0x3800u
-#define FSW_ES_B      0x8080u
 #define MXCSR_INIT    0x1f80u
 #define MXCSR_NO_MASK 0xffbfu /* what a mask of zero stands for */
-#define ENV_BYTES     28
-#define ENV16_BYTES   14
 
 _Static_assert(sizeof(struct xsave_image) == CPU_XSAVE_SIZE, "standard format");
 
@@ -44,7 +39,7 @@ static struct xsave_image *image_of(struct vcpu *cpu)
 static void initialize(struct xsave_image *image, unsigned components)
 {
 	if (components & XSTATE_X87) {
-		image->fcw = FCW_INIT;
+		image->fcw = XSTATE_FCW_INIT;
 		image->fsw = 0;
 		image->ftw = image->reserved = 0;
 		clear(image->st, sizeof(image->st));
@@ -65,31 +60,6 @@ struct xsave_image *sys_image(struct vcpu *cpu, unsigned components)
 	return image;
 }
 
-bool sys_x87_pending(const struct xsave_image *image)
-{
-	return (image->xstate_bv & XSTATE_X87) && (image->fsw & ~image->fcw & FCW_MASKS);
-}
-
-void sys_x87_set_top(struct xsave_image *image, unsigned top)
-{
-	unsigned by = top - (image->fsw >> 11 & 7);
-	uint8_t old[8][16];
-
-	soft_copy(old, image->st, sizeof(old));
-	for (unsigned i = 0; i < 8; i++)
-		soft_copy(image->st[i], old[(i + by) & 7], 16);
-	image->fsw = (uint16_t)((image->fsw & ~FSW_TOP) | top << 11);
-}
-
-/* The summary bits follow from the exceptions and their masks. */
-static void summarize(struct xsave_image *image)
-{
-	if (image->fsw & ~image->fcw & FCW_MASKS)
-		image->fsw |= FSW_ES_B;
-	else
-		image->fsw &= ~FSW_ES_B;
-}
-
 static uint32_t mxcsr_mask(void)
 {
 	static _Atomic uint32_t known;
@@ -103,12 +73,6 @@ static uint32_t mxcsr_mask(void)
 		atomic_store_explicit(&known, mask, memory_order_relaxed);
 	}
 	return mask;
-}
-
-static void hide_pointers(struct xsave_image *image)
-{
-	image->fop = 0;
-	image->fip = image->fdp = 0;
 }
 
 /* Write parts of the image, neighbours at once. */
@@ -164,7 +128,7 @@ static bool xsave(struct vcpu *cpu, uint64_t ea)
 		inuse |= XSTATE_SSE;
 	save = cpu->insn.system == SYS_XSAVE ? rfbm : inuse;
 	initialize(image, save & ~(unsigned)image->xstate_bv);
-	hide_pointers(image);
+	sys_x87_hide_pointers(image);
 	image->mxcsr_mask = mxcsr_mask();
 	which = parts_of(save);
 	if (compact ? save & XSTATE_SSE : rfbm & (XSTATE_SSE | XSTATE_AVX))
@@ -192,8 +156,8 @@ static void load_x87(struct xsave_image *image, const struct xsave_image *in)
 {
 	soft_copy(image, in, 24);
 	soft_copy(image->st, in->st, sizeof(image->st));
-	hide_pointers(image);
-	summarize(image);
+	sys_x87_hide_pointers(image);
+	sys_x87_summarize(image);
 }
 
 static bool xrstor(struct vcpu *cpu, uint64_t ea)
@@ -236,7 +200,7 @@ static bool fxsave(struct vcpu *cpu, uint64_t ea)
 	struct xsave_image *image = image_of(cpu);
 
 	initialize(image, (XSTATE_X87 | XSTATE_SSE) & ~(unsigned)image->xstate_bv);
-	hide_pointers(image);
+	sys_x87_hide_pointers(image);
 	image->mxcsr_mask = mxcsr_mask();
 	return write_parts(cpu, ea, PART_X87 | PART_MXCSR | PART_ST | PART_XMM);
 }
@@ -256,104 +220,7 @@ static bool fxrstor(struct vcpu *cpu, uint64_t ea)
 	return true;
 }
 
-/* --- the x87 environment ------------------------------------------------------------------------------- */
-
-enum { TAG_VALID, TAG_ZERO, TAG_SPECIAL, TAG_EMPTY };
-
-static unsigned tag_of(const uint8_t st[16])
-{
-	uint64_t mantissa;
-	uint16_t exponent;
-
-	__builtin_memcpy(&mantissa, st, sizeof(mantissa));
-	__builtin_memcpy(&exponent, st + 8, sizeof(exponent));
-	exponent &= 0x7fff;
-	if (exponent == 0)
-		return mantissa ? TAG_SPECIAL : TAG_ZERO;
-	if (exponent == 0x7fff || !(mantissa >> 63))
-		return TAG_SPECIAL;
-	return TAG_VALID;
-}
-
-static uint16_t tag_word(const struct xsave_image *image)
-{
-	unsigned top = image->fsw >> 11 & 7, word = 0;
-
-	for (unsigned i = 0; i < 8; i++) {
-		unsigned tag = image->ftw >> i & 1 ? tag_of(image->st[(i - top) & 7]) : TAG_EMPTY;
-
-		word |= tag << 2 * i;
-	}
-	return (uint16_t)word;
-}
-
-/* Control, status and tag words lie 2 or 4 bytes apart; unused halves read as ones, pointers as zeroes. */
-static void build_environment(const struct xsave_image *image, uint16_t *env, bool small)
-{
-	unsigned step = small ? 1 : 2, words = (small ? ENV16_BYTES : ENV_BYTES) / 2;
-
-	for (unsigned i = 0; i < words; i++)
-		env[i] = !small && (i == 1 || i == 3 || i == 5 || i == 13) ? 0xffff : 0;
-	env[0] = image->fcw;
-	env[step] = image->fsw;
-	env[2 * step] = tag_word(image);
-}
-
-static void take_environment(struct xsave_image *image, const uint16_t *env, bool small)
-{
-	unsigned step = small ? 1 : 2, tags = env[2 * step];
-
-	image->fcw = (env[0] & 0x1f3f) | 0x40;
-	sys_x87_set_top(image, env[step] >> 11 & 7);
-	image->fsw = env[step];
-	image->ftw = 0;
-	for (unsigned i = 0; i < 8; i++)
-		if ((tags >> 2 * i & 3) != TAG_EMPTY)
-			image->ftw |= 1u << i;
-	hide_pointers(image);
-	summarize(image);
-}
-
-static bool x87_state(struct vcpu *cpu, uint64_t ea)
-{
-	struct xsave_image *image = sys_image(cpu, XSTATE_X87);
-	unsigned size = cpu->insn.mem_size, env_size;
-	bool whole = cpu->insn.system == SYS_FNSAVE || cpu->insn.system == SYS_FRSTOR;
-	bool small = cpu->insn.op_size == 2, user = cpu->cpl == 3;
-	union {
-		uint16_t env[ENV_BYTES / 2];
-		uint8_t bytes[ENV_BYTES + 80];
-	} area;
-
-	env_size = small ? ENV16_BYTES : ENV_BYTES;
-	if (cpu->insn.system == SYS_FNSTENV || cpu->insn.system == SYS_FNSAVE) {
-		build_environment(image, area.env, small);
-		for (unsigned i = 0; whole && i < 8; i++)
-			soft_copy(area.bytes + env_size + 10 * i, image->st[i], 10);
-		if (!soft_write(cpu, ea, area.bytes, size, user))
-			return false;
-		if (whole) { /* as fninit: the registers are empty, and keep what they held */
-			sys_x87_set_top(image, 0);
-			image->fcw = FCW_INIT;
-			image->fsw = 0;
-			image->ftw = 0;
-		} else {
-			image->fcw |= FCW_MASKS;
-			summarize(image);
-		}
-		return true;
-	}
-	if (sys_x87_pending(image))
-		return soft_raise(cpu, EXC_MF);
-	if (!soft_read(cpu, ea, area.bytes, size, user))
-		return false;
-	take_environment(image, area.env, small);
-	for (unsigned i = 0; whole && i < 8; i++)
-		soft_copy(image->st[i], area.bytes + env_size + 10 * i, 10);
-	return true;
-}
-
-/* --- entry points --------------------------------------------------------------------------------------- */
+/* --- entry points ----------------------------------------------------------------------------- */
 
 bool sys_unit_ready(struct vcpu *cpu)
 {
@@ -403,7 +270,7 @@ bool sys_xstate(struct vcpu *cpu)
 	case SYS_FXRSTOR:
 		return fxrstor(cpu, ea);
 	default:
-		return x87_state(cpu, ea);
+		return sys_x87_state(cpu, ea);
 	}
 }
 
