@@ -161,23 +161,27 @@ static unsigned bucket_of(uint64_t phys, uint64_t rip)
  * ------------------------------------------------------------------------------------------
  */
 
+/* Make the aligned entry of a block a jump. Nobody can be inside the five-byte nop that it was. */
+static void patch_entry(struct code *code, const struct block *block, uint32_t target)
+{
+	uint64_t *entry = (uint64_t *)(code->rw + block->host), word = *entry;
+	uint32_t rel = target - (block->host + 5);
+
+	((uint8_t *)&word)[0] = 0xe9;
+	memcpy((uint8_t *)&word + 1, &rel, 4);
+	__atomic_store_n(entry, word, __ATOMIC_SEQ_CST);
+}
+
 static void kill_block(struct code *code, struct block *block)
 {
-	uint64_t *entry = (uint64_t *)(code->rw + block->host);
 	_Atomic uint32_t *link = &code->buckets[bucket_of(block->phys, block->rip)];
 	uint32_t number = (uint32_t)(block - code->blocks) + 1;
-	uint64_t word;
-	uint32_t rel = block->dead_stub - (block->host + 5);
 
 	if (atomic_load(&block->dead))
 		return;
 	code->count_killed++;
 	atomic_store(&block->dead, true);
-	memcpy(&word, entry, 8);
-	((uint8_t *)&word)[0] = 0xe9;
-	memcpy((uint8_t *)&word + 1, &rel, 4);
-	/* Nobody can be inside the five-byte nop at the aligned entry. */
-	__atomic_store_n(entry, word, __ATOMIC_SEQ_CST);
+	patch_entry(code, block, block->dead_stub);
 	while (*link != number)
 		link = (_Atomic uint32_t *)&code->blocks[*link - 1].hash_next;
 	*link = block->hash_next;
@@ -474,9 +478,13 @@ void code_link(struct vcpu *cpu)
 	if (generation == code->generation) {
 		source = &code->blocks[from.block];
 		target = block_at(code, (uint32_t)((const uint8_t *)entry - code->rx));
-		if (target && target->mode == source->mode && !target->crosses &&
-			!atomic_load(&target->dead) && !atomic_load(&source->dead) &&
-			target->phys - source->phys == target->rip - source->rip)
+		if (!target || target->mode != source->mode || target->crosses ||
+			atomic_load(&target->dead) ||
+			target->phys - source->phys != target->rip - source->rip)
+			target = NULL;
+		if (target && cpu->exit == EXIT_DEAD && target->rip == source->rip)
+			patch_entry(code, source, target->host);
+		else if (target && cpu->exit == EXIT_LINK && !atomic_load(&source->dead))
 			__atomic_store_n((uint32_t *)(code->rw + from.host + 1),
 				target->host - (from.host + 5), __ATOMIC_SEQ_CST);
 	}

@@ -67,7 +67,7 @@ struct code {
 /* Runtime entry points as offsets from code->rx. */
 extern const uint8_t soft_runtime_start[], soft_runtime_end[], soft_runtime_enter[],
 	soft_runtime_lookup[], soft_runtime_miss[], soft_runtime_insn[], soft_runtime_link[],
-	soft_runtime_thunk[], soft_runtime_trap[], soft_runtime_poll[];
+	soft_runtime_thunk[], soft_runtime_trap[], soft_runtime_poll[], soft_runtime_dead[];
 #define RUNTIME(name) ((uint32_t)(soft_runtime_##name - soft_runtime_start))
 
 /* Which units' instructions may run: MODE_X87 | MODE_SSE | MODE_AVX. */
@@ -109,7 +109,8 @@ uint32_t code_site(struct code *code, uint64_t rip, uint32_t host, uint32_t bloc
 	bool write);
 /* The site of the instruction whose code contains a host address, or NULL. */
 const struct site *code_find_site(const struct code *code, const void *host);
-/* EXIT_LINK: set rip, and let the jump at cpu->site go straight to its block from now on. */
+/* EXIT_LINK, EXIT_DEAD: set rip, and let the jump at cpu->site, or the dead block's entry, go straight to its
+ * block from now on. */
 void code_link(struct vcpu *cpu);
 /* Run translated code at host; the guest's vector state is loaded first. Returns cpu->exit. */
 unsigned soft_enter(struct vcpu *cpu, uint64_t host);

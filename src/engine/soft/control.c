@@ -6,7 +6,7 @@
 
 #define CR0_NW       0x20000000u
 #define CR0_CD       0x40000000u
-#define CR4_ALLOWED  0x5077ffull /* everything up to OSXMMEXCPT, FSGSBASE, OSXSAVE, SMEP */
+#define CR4_ALLOWED  0x1507ffull /* everything up to OSXMMEXCPT, FSGSBASE, OSXSAVE, SMEP */
 #define CR3_RESERVED 0xffffc00000000000ull
 
 bool soft_set_cr0(struct vcpu *cpu, uint64_t value)

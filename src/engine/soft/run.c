@@ -296,6 +296,7 @@ static void run_translated(struct vcpu *cpu)
 			cpu->rip = code->sites[cpu->site].rip;
 			break;
 		case EXIT_LINK:
+		case EXIT_DEAD:
 			code_link(cpu);
 			break;
 		case EXIT_MISS:

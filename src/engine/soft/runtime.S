@@ -14,12 +14,15 @@
 #define EXIT_THUNK  4
 #define EXIT_TRAP   5
 #define EXIT_POLL   6
+#define EXIT_DEAD   7
 
 	.section .rodata.soft_runtime, "a", @progbits
 	.balign 64
 	.globl soft_runtime_start, soft_runtime_end
 	.globl soft_runtime_enter, soft_runtime_lookup, soft_runtime_miss, soft_runtime_insn
 	.globl soft_runtime_link, soft_runtime_thunk, soft_runtime_trap, soft_runtime_poll
+	.globl soft_runtime_dead
+	.hidden soft_runtime_dead
 	.hidden soft_runtime_start, soft_runtime_end
 	.hidden soft_runtime_enter, soft_runtime_lookup, soft_runtime_miss, soft_runtime_insn
 	.hidden soft_runtime_link, soft_runtime_thunk, soft_runtime_trap, soft_runtime_poll
@@ -55,6 +58,10 @@ soft_runtime_enter:
 	.balign 16
 soft_runtime_poll:
 	movl $EXIT_POLL, %gs:VCPU_EXIT
+	jmp leave
+	.balign 16
+soft_runtime_dead:
+	movl $EXIT_DEAD, %gs:VCPU_EXIT
 	jmp leave
 	.balign 16
 soft_runtime_trap:

@@ -285,7 +285,7 @@ static void soft_unbind_doorbell(struct engine *engine, uint64_t address, unsign
 static bool soft_counter(struct engine *engine, unsigned index, const char **name, uint64_t *value)
 {
 	static const char *const exits[8] = { "exit_lookup", "exit_miss", "exit_insn", "exit_link",
-		"exit_thunk", "exit_trap", "exit_poll", "exit_other" };
+		"exit_thunk", "exit_trap", "exit_poll", "exit_dead" };
 	uint64_t total = 0;
 
 	if (index < 8) {

@@ -98,6 +98,7 @@ enum soft_exit {
 	EXIT_THUNK,  /* a bounce thunk finished */
 	EXIT_TRAP,   /* a host signal became vcpu.fault */
 	EXIT_POLL,   /* vcpu.pending was seen; rip is set */
+	EXIT_DEAD,   /* the block at rip was killed: forget its entry */
 };
 
 struct fault {
@@ -109,7 +110,7 @@ struct fault {
 };
 
 struct lapic {
-	uint32_t id, svr, esr, esr_pending, lvt[7], dfr, ldr, icr_high;
+	uint32_t id, svr, esr, esr_pending, lvt[7], dfr, ldr, icr_low, icr_high;
 	uint32_t timer_initial, timer_divide;
 	uint64_t timer_start; /* host ns, for the count-down modes */
 	uint64_t tsc_deadline;
@@ -120,7 +121,8 @@ struct lapic {
 	/* bit 0: INIT arrived; bit 1: SIPI arrived, vector in bits 8..15 */
 	_Atomic uint32_t init_sipi;
 	_Atomic bool nmi;
-	int timer_fd; /* watched by the engine's timer thread */
+	int timer_fd;             /* watched by the engine's timer thread */
+	_Atomic bool timer_fired; /* the one-shot count has ended and its interrupt is sent */
 };
 
 /*
@@ -336,7 +338,12 @@ void lapic_set_cr8(struct vcpu *cpu, uint8_t value);
 void lapic_reset(struct vcpu *cpu);
 int lapic_init(struct vcpu *cpu, struct vz_error *e); /* timer fd */
 void lapic_fini(struct vcpu *cpu);
-void lapic_timer_expired(struct vcpu *cpu); /* timer thread */
+void lapic_timer_expired(struct vcpu *cpu);  /* timer thread */
+void lapic_take_init_sipi(struct vcpu *cpu); /* do what lapic.init_sipi asks for */
+void lapic_timer_rearm(struct vcpu *cpu);    /* after the guest's TSC changed */
+/* The vCPU is not running. set: -EINVAL for what no local APIC can hold. */
+void lapic_get_state(struct vcpu *cpu, struct cpu_lapic *s);
+int lapic_set_state(struct vcpu *cpu, const struct cpu_lapic *s);
 /* Deliver a message to the local APICs it addresses; any thread. */
 void lapic_deliver(struct engine *engine, uint64_t address, uint32_t data);
 void ioapic_init(struct engine *engine);
@@ -347,6 +354,7 @@ void ioapic_write(struct engine *engine, uint64_t offset, unsigned size, uint64_
 void ioapic_eoi(struct engine *engine, unsigned vector);
 int timer_thread_start(struct engine *engine, struct vz_error *e);
 void timer_thread_stop(struct engine *engine);
+uint64_t soft_tsc_khz(void); /* of the host */
 
 /*
  * --- run loop (soft.c, heavy)

@@ -713,7 +713,7 @@ void translate_block(struct engine *engine, struct block *block, const uint8_t *
 	block->dead_stub = code->cold;
 	emit_gs_imm32(&t.cold, VCPU_SITE,
 		code_site(code, block->rip, code->hot, t.number, 0, false));
-	emit_jmp(&t, &t.cold, RUNTIME(poll));
+	emit_jmp(&t, &t.cold, RUNTIME(dead));
 	EMIT(&t.hot, 0x0f, 0x1f, 0x44, 0x00, 0x00); /* becomes a jump when the block dies */
 
 	ended = false;
