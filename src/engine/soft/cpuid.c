@@ -134,7 +134,7 @@ static const struct {
 	{ 0x7, 0, EAX, INTEL, 2 },                       /* subleaves */
 	{ 0x7, 0, EAX, AMD, 1 },
 	{ 0x7, 0, EDX, INTEL, BIT(26) | BIT(29) },   /* IBRS and IBPB, ARCH_CAPABILITIES */
-	{ 0x7, 2, EDX, INTEL, BIT(5) },              /* MCDT_NO */
+	{ 0x7, 2, EDX, INTEL, BIT(4) | BIT(5) },     /* BHI_CTRL, MCDT_NO */
 	{ 0x80000008, 0, EAX, EVERY, 48 << 8 | 46 }, /* linear, physical address bits */
 	/* IBPB, IBRS, SSB_NO, BTC_NO */
 	{ 0x80000008, 0, EBX, AMD, BIT(12) | BIT(14) | BIT(26) | BIT(29) },

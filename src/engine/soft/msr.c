@@ -60,7 +60,11 @@
 		1ull << 13 | 1ull << 14 | 1ull << 15 | 1ull << 20 | 1ull << 24 | 1ull << 26 | \
 		1ull << 27 | 1ull << 62)
 
-#define SPEC_CTRL_VALID  7u         /* IBRS, STIBP, SSBD */
+/*
+ * IBRS, STIBP, SSBD, and BHI_DIS_S: without it Linux clears the branch history in a loop at every
+ * system call, BHI_NO notwithstanding.
+ */
+#define SPEC_CTRL_VALID  0x407u
 #define DEBUGCTL_IGNORED 3u         /* LBR, BTF */
 #define MTRR_CAP         (1u << 10) /* write-combining; no ranges: all has the default type */
 #define MTRR_DEF_VALID   0xcffu     /* type, fixed enable, enable */
@@ -257,7 +261,7 @@ static bool valid(uint32_t msr, uint64_t value)
 	case MSR_MTRR_DEF:
 		return valid_mtrr_def(value);
 	case MSR_SPEC_CTRL:
-		return value <= SPEC_CTRL_VALID;
+		return !(value & ~(uint64_t)SPEC_CTRL_VALID);
 	default:
 		return true;
 	}
