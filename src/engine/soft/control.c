@@ -2,12 +2,14 @@
 /*
  * Control and debug registers, descriptor-table registers, invlpg: Intel SDM volume 3, chapter 2.
  */
+#include "engine/soft/sys.h"
 #include "engine/soft/sysint.h"
 
-#define CR0_NW       0x20000000u
-#define CR0_CD       0x40000000u
-#define CR4_ALLOWED  0x1507ffull /* everything up to OSXMMEXCPT, FSGSBASE, OSXSAVE, SMEP */
-#define CR3_RESERVED 0xffffc00000000000ull
+#define CR0_NW        0x20000000u
+#define CR0_CD        0x40000000u
+#define CR4_ALLOWED   0x1507ffull /* everything up to OSXMMEXCPT, FSGSBASE, OSXSAVE, SMEP */
+#define EFER_AUTOIBRS (1u << 21)
+#define CR3_RESERVED  0xffffc00000000000ull
 
 bool soft_set_cr0(struct vcpu *cpu, uint64_t value)
 {
@@ -53,12 +55,13 @@ bool soft_set_cr4(struct vcpu *cpu, uint64_t value)
 
 bool soft_set_efer(struct vcpu *cpu, uint64_t value)
 {
-	uint64_t changed;
+	uint64_t allowed = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE, changed;
 
+	if (cpuid_is_amd())
+		allowed |= EFER_AUTOIBRS;
 	value = (value & ~(uint64_t)EFER_LMA) | (cpu->efer & EFER_LMA);
 	changed = value ^ cpu->efer;
-	if ((value & ~(uint64_t)(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE)) ||
-		((changed & EFER_LME) && (cpu->cr0 & CR0_PG)))
+	if ((value & ~allowed) || ((changed & EFER_LME) && (cpu->cr0 & CR0_PG)))
 		return soft_raise_error(cpu, EXC_GP, 0);
 	cpu->efer = value;
 	if (changed & EFER_NXE)

@@ -403,21 +403,35 @@ static void device_write(struct vcpu *cpu, uint64_t pa, const uint8_t *from, uns
 	}
 }
 
-/* A store as wide as the guest's, so that other CPUs never see half of it. */
-static void store(uint8_t *to, const uint8_t *from, unsigned len)
+/*
+ * Loads and stores as wide as the guest's, so that other CPUs never see half of one; at any
+ * alignment.
+ */
+#define UNALIGNED(bits)           \
+	struct unaligned##bits {  \
+		uint##bits##_t v; \
+	} __attribute__((packed, may_alias))
+UNALIGNED(16);
+UNALIGNED(32);
+UNALIGNED(64);
+
+static void move(void *to, const void *from, unsigned len)
 {
 	switch (len) {
 	case 8:
-		*(volatile uint64_t *)to = *(const uint64_t *)from;
+		((volatile struct unaligned64 *)to)->v =
+			((const volatile struct unaligned64 *)from)->v;
 		break;
 	case 4:
-		*(volatile uint32_t *)to = *(const uint32_t *)from;
+		((volatile struct unaligned32 *)to)->v =
+			((const volatile struct unaligned32 *)from)->v;
 		break;
 	case 2:
-		*(volatile uint16_t *)to = *(const uint16_t *)from;
+		((volatile struct unaligned16 *)to)->v =
+			((const volatile struct unaligned16 *)from)->v;
 		break;
 	case 1:
-		*(volatile uint8_t *)to = *from;
+		*(volatile uint8_t *)to = *(const volatile uint8_t *)from;
 		break;
 	default:
 		soft_copy(to, from, len);
@@ -447,13 +461,13 @@ bool soft_read(struct vcpu *cpu, uint64_t va, void *to, unsigned size, bool user
 	unsigned n;
 
 	if (hit) {
-		store(to, hit, size);
+		move(to, hit, size);
 		return true;
 	}
 	n = pieces(cpu, va, size, ACCESS_READ, user, piece);
 	for (unsigned i = 0; i < n; i++) {
 		if (piece[i].host)
-			store(out, piece[i].host, piece[i].len);
+			move(out, piece[i].host, piece[i].len);
 		else
 			device_read(cpu, piece[i].pa, out, piece[i].len);
 		out += piece[i].len;
@@ -469,13 +483,13 @@ bool soft_write(struct vcpu *cpu, uint64_t va, const void *from, unsigned size, 
 	unsigned n;
 
 	if (hit) {
-		store(hit, from, size);
+		move(hit, from, size);
 		return true;
 	}
 	n = pieces(cpu, va, size, ACCESS_WRITE, user, piece);
 	for (unsigned i = 0; i < n; i++) {
 		if (piece[i].host) {
-			store(piece[i].host, in, piece[i].len);
+			move(piece[i].host, in, piece[i].len);
 			mmu_wrote(cpu, piece[i].host, piece[i].len);
 		} else {
 			device_write(cpu, piece[i].pa, in, piece[i].len);

@@ -2,6 +2,7 @@
 /*
  * Between struct vcpu and the architectural state that all engines share. The vCPU is not running.
  */
+#include "engine/soft/sys.h"
 #include "engine/soft/sysint.h"
 #include <errno.h>
 #include <string.h>
@@ -48,6 +49,7 @@ void soft_get_state(struct vcpu *cpu, struct cpu_state *s)
 	s->nmi_blocked = cpu->nmi_blocked;
 	s->interrupt_shadow = cpu->shadow;
 	memcpy(s->xsave, cpu->xsave, sizeof(s->xsave));
+	sys_x87_hide_pointers((struct xsave_image *)s->xsave);
 }
 
 /* Combinations that no CPU can be in. */
@@ -70,12 +72,22 @@ static bool possible(const struct cpu_state *s)
 
 	memcpy(header, s->xsave + 512, sizeof(header));
 	memcpy(&mxcsr, s->xsave + 24, sizeof(mxcsr));
-	if ((header[0] & ~s->xcr0) || header[1] || (mxcsr & ~0xffffu))
+	if ((header[0] & ~7ull) || header[1] || (mxcsr & ~0xffffu))
 		return false;
 	for (unsigned i = 2; i < 8; i++)
 		if (header[i])
 			return false;
 	return true;
+}
+
+/* The CPUs' counters stay equal: the first one's value is for all, however late the others are set. */
+static void set_tsc(struct vcpu *cpu, uint64_t tsc)
+{
+	struct engine *engine = cpu->engine;
+	uint64_t offset = cpu->tsc_offset + tsc - soft_tsc(cpu);
+
+	for (unsigned i = 0; i < engine->cpus && cpu->index == 0; i++)
+		engine->vcpu[i]->tsc_offset = offset;
 }
 
 int soft_set_state(struct vcpu *cpu, const struct cpu_state *s)
@@ -112,7 +124,7 @@ int soft_set_state(struct vcpu *cpu, const struct cpu_state *s)
 	cpu->misc_enable = s->misc_enable;
 	cpu->tsc_aux = s->tsc_aux;
 	cpu->spec_ctrl = s->spec_ctrl;
-	cpu->tsc_offset += s->tsc - soft_tsc(cpu);
+	set_tsc(cpu, s->tsc);
 	cpu->kvmclock_system = s->kvmclock_system;
 	cpu->kvmclock_wall = s->kvmclock_wall;
 	cpu->mp = s->mp;

@@ -9,6 +9,7 @@
 #include "engine/soft/code.h"
 #include "engine/soft/layout.h"
 #include "engine/soft/mmu.h"
+#include "engine/soft/sys.h"
 
 bool soft_fetch(struct vcpu *cpu, uint8_t *bytes)
 {
@@ -400,20 +401,6 @@ static bool step_branch(struct vcpu *cpu)
 	return true;
 }
 
-/* The unit is off: which exception? */
-static bool raise_unit(struct vcpu *cpu)
-{
-	const struct insn *in = &cpu->insn;
-
-	if (in->unit == UNIT_AVX && (!(cpu->cr4 & CR4_OSXSAVE) || (cpu->xcr0 & 6) != 6))
-		return soft_raise(cpu, EXC_UD);
-	if (in->unit == UNIT_SSE && !(cpu->cr4 & CR4_OSFXSR))
-		return soft_raise(cpu, EXC_UD);
-	if ((cpu->cr0 & CR0_EM) && in->unit != UNIT_X87 && in->unit != UNIT_AVX)
-		return soft_raise(cpu, EXC_UD);
-	return soft_raise(cpu, EXC_NM);
-}
-
 static bool execute(struct vcpu *cpu, const uint8_t *bytes)
 {
 	switch ((enum insn_class)cpu->insn.class) {
@@ -462,8 +449,8 @@ bool soft_execute(struct vcpu *cpu, const uint8_t *bytes)
 		return soft_system(cpu);
 	if (in->class == INSN_STRING)
 		return soft_string(cpu);
-	if (!unit_enabled(soft_units(cpu), in))
-		return raise_unit(cpu);
+	if (!unit_enabled(soft_units(cpu), in) && !sys_unit_ready(cpu))
+		return false;
 	if (!execute(cpu, bytes))
 		return false;
 	cpu->rip = cpu->next_rip;
