@@ -325,7 +325,7 @@ static int find_block(struct vcpu *cpu, const struct key *key, struct block **fo
 	for (; number; number = code->blocks[number - 1].hash_next) {
 		struct block *block = &code->blocks[number - 1];
 		const uint8_t *host;
-		uint64_t phys2;
+		uint64_t phys2 = 0;
 
 		if (block->phys != key->phys || block->rip != key->rip ||
 			block->mode != key->mode || atomic_load(&block->dead))
