@@ -104,6 +104,7 @@ void emit_reencoded(struct emit *e, const uint8_t *bytes, const struct insn *ins
 			/* A0..A3 mov rax, moffs become 8A, 8B, 88, 89. */
 			opcode = 0x88 | (opcode & 1) | (opcode & 2 ? 0 : 2);
 			reg = 0;
+			rex &= 0x4b;
 		}
 		if (rex)
 			emit8(e, rex);

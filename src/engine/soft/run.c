@@ -269,10 +269,18 @@ static uint64_t miss(struct vcpu *cpu, unsigned *misses)
 
 	cpu->rip = site->rip;
 	if ((va & 0xfff) + site->size <= MEM_PAGE_SIZE && ++*misses < 8) {
-		if (!mmu_fill(cpu, va, site->write, user, &walk))
+		if (mmu_fill(cpu, va, site->write, user, &walk)) {
+			if (walk.host)
+				return (uint64_t)(code->rx + site->host);
+		} else if (cpu->fault.vector == EXC_PF && !(site->size >= 16 && (va & (site->size - 1u)))) {
 			return 0;
-		if (walk.host)
-			return (uint64_t)(code->rx + site->host);
+		} else {
+			/*
+			 * Alignment comes before the page, and beyond the canonical range #SS and
+			 * #GP differ: the instruction itself must tell.
+			 */
+			cpu->fault.valid = false;
+		}
 	}
 	execute_site(cpu, cpu->site);
 	return 0;
@@ -312,6 +320,28 @@ static void run_translated(struct vcpu *cpu)
 	}
 }
 
+/*
+ * Does the trap after an instruction that began with TF set come? Software interrupts and a
+ * syscall that clears TF discard it, and a load of SS leaves it to the next instruction.
+ */
+static bool step_traps(const struct vcpu *cpu)
+{
+	if (!cpu->long_mode || cpu->insn.class != INSN_SYSTEM)
+		return true;
+	switch (cpu->insn.system) {
+	case SYS_INT:
+	case SYS_INT1:
+	case SYS_INT3:
+		return false;
+	case SYS_SYSCALL:
+		return cpu->sysflags & FL_TF;
+	case SYS_MOV_TO_SREG:
+		return !cpu->shadow;
+	default:
+		return true;
+	}
+}
+
 /* One instruction alone: after sti or mov ss, with TF set, and outside 64-bit mode. */
 static void run_single(struct vcpu *cpu)
 {
@@ -323,7 +353,7 @@ static void run_single(struct vcpu *cpu)
 		cpu->units = soft_units(cpu);
 		soft_tlb_flush(cpu, true);
 	}
-	if (done && trace) {
+	if (done && trace && step_traps(cpu)) {
 		cpu->dr[6] |= DR6_BS;
 		soft_raise(cpu, EXC_DB);
 	}

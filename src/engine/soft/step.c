@@ -114,7 +114,7 @@ static bool run_thunk(struct vcpu *cpu, const uint8_t *bytes, void *pointer)
 static uint64_t operand_address(struct vcpu *cpu, uint64_t *bit)
 {
 	const struct insn *in = &cpu->insn;
-	uint64_t ea = soft_ea(cpu);
+	uint64_t ea = soft_ea(cpu), base;
 	int64_t offset;
 
 	if (!in->bit_string)
@@ -125,7 +125,9 @@ static uint64_t operand_address(struct vcpu *cpu, uint64_t *bit)
 	else if (in->op_size == 2)
 		offset = (int16_t)offset;
 	*bit = (uint64_t)offset & (in->op_size * 8 - 1);
-	return ea + (uint64_t)((offset >> 3) & -(int64_t)in->op_size);
+	base = in->segment ? cpu->seg_base[in->segment] : 0;
+	ea += (uint64_t)((offset >> 3) & -(int64_t)in->op_size) - base;
+	return (in->addr_size == 4 ? (uint32_t)ea : ea) + base;
 }
 
 /* With a lock prefix and no single host address to lock: nobody else may run meanwhile. */
@@ -441,7 +443,28 @@ static bool execute(struct vcpu *cpu, const uint8_t *bytes)
 	return soft_raise(cpu, EXC_UD);
 }
 
-bool soft_execute(struct vcpu *cpu, const uint8_t *bytes)
+/* #GP for an address that is not canonical is #SS where the stack segment is used. */
+static void stack_fault(struct vcpu *cpu)
+{
+	const struct insn *in = &cpu->insn;
+	uint64_t at;
+
+	if (cpu->fault.vector != EXC_GP || cpu->fault.error)
+		return;
+	at = soft_ea(cpu);
+	if (in->has_mem && !(soft_canonical(at) && soft_canonical(at + in->mem_size))) {
+		if (!in->segment && (in->base == RSP || in->base == RBP))
+			cpu->fault.vector = EXC_SS;
+		return;
+	}
+	if (in->class < INSN_PUSH || in->class > INSN_RET)
+		return;
+	at = cpu->gpr[in->class == INSN_LEAVE ? RBP : RSP];
+	if (!soft_canonical(at) || !soft_canonical(at - 1) || !soft_canonical(at + 8))
+		cpu->fault.vector = EXC_SS;
+}
+
+static bool execute_any(struct vcpu *cpu, const uint8_t *bytes)
 {
 	const struct insn *in = &cpu->insn;
 
@@ -455,6 +478,15 @@ bool soft_execute(struct vcpu *cpu, const uint8_t *bytes)
 		return false;
 	cpu->rip = cpu->next_rip;
 	return true;
+}
+
+bool soft_execute(struct vcpu *cpu, const uint8_t *bytes)
+{
+	bool done = execute_any(cpu, bytes);
+
+	if (!done)
+		stack_fault(cpu);
+	return done;
 }
 
 bool soft_step(struct vcpu *cpu)

@@ -202,13 +202,16 @@ static bool stretch(struct vcpu *cpu, const struct string_op *op, uint64_t *coun
 		src += cpu->seg_base[in->segment];
 	if (op->reads_src && !side(cpu, src, size, false, backward, &s.src, &want))
 		return false;
+	/* The faults of the source come before those of the destination. */
+	if (op->reads_src && !s.src && !soft_read(cpu, src, &buffer[0], size, user))
+		return false;
 	if ((op->reads_dst || op->writes_dst) &&
 		!side(cpu, dst, size, op->writes_dst, backward, &s.dst, &want))
 		return false;
 	buffered = (op->reads_src && !s.src) || ((op->reads_dst || op->writes_dst) && !s.dst);
 	if (buffered) {
 		want = 1;
-		if (op->reads_src && !soft_read(cpu, src, &buffer[0], size, user))
+		if (s.src && !soft_read(cpu, src, &buffer[0], size, user))
 			return false;
 		if (op->reads_dst && !soft_read(cpu, dst, &buffer[1], size, user))
 			return false;
@@ -239,21 +242,27 @@ bool soft_string(struct vcpu *cpu)
 	const struct insn *in = &cpu->insn;
 	struct string_op op = classify(in->opcode);
 	bool rep = in->prefixes & (PFX_F2 | PFX_F3), stop = false;
+	uint64_t flags = cpu->flags;
 
 	for (;;) {
 		uint64_t left = rep ? masked(in, cpu->gpr[RCX]) : 1, done = left;
 
 		if (!left)
 			break;
-		if (!stretch(cpu, &op, &done, &stop))
+		if (cpu->sysflags & FL_TF)
+			done = 1;
+		if (!stretch(cpu, &op, &done, &stop)) {
+			cpu->flags = flags; /* as before the first element */
 			return false;
+		}
 		if (!rep)
 			break;
 		cpu->gpr[RCX] = left - done;
 		if (left == done || stop)
 			break;
 		/* Interrupts are taken between stretches, with rip at the instruction. */
-		if (atomic_load_explicit(&cpu->pending, memory_order_relaxed))
+		if ((cpu->sysflags & FL_TF) ||
+			atomic_load_explicit(&cpu->pending, memory_order_relaxed))
 			return true;
 	}
 	cpu->rip = cpu->next_rip;

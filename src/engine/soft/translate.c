@@ -260,7 +260,7 @@ static void emit_copy(struct trans *t)
 	data10 = names_as_data(in, R10);
 	data11 = names_as_data(in, R11);
 	if (in->high_byte || (data10 && data11) || !in->mem_size || in->mem_size > 64 ||
-		in->rep_ignored) {
+		in->rep_ignored || (in->bit_string && in->addr_size == 4)) {
 		emit_insn_exit(t);
 		return;
 	}
