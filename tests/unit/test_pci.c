@@ -139,7 +139,7 @@ static void set(struct board *b, unsigned offset, unsigned size, uint64_t value)
 
 static uint64_t bar_address(struct board *b)
 {
-	return get(b, 0x18, 4) & ~0xfull | get(b, 0x1c, 4) << 32;
+	return (get(b, 0x18, 4) & ~0xfull) | get(b, 0x1c, 4) << 32;
 }
 
 static void identity(void)

@@ -120,7 +120,7 @@ static bool address32(struct legacy *l)
 
 bool legacy_modrm(struct legacy *l)
 {
-	uint8_t byte;
+	uint8_t byte = 0;
 
 	if (!legacy_fetch(l, &byte, 1))
 		return false;
@@ -296,7 +296,7 @@ static bool prefixes(struct legacy *l, uint8_t *opcode)
 
 bool soft_legacy_step(struct vcpu *cpu)
 {
-	uint8_t size = cpu->seg[SEG_CS].attr & SEG_DB ? 4 : 2, opcode;
+	uint8_t size = cpu->seg[SEG_CS].attr & SEG_DB ? 4 : 2, opcode = 0;
 	struct legacy l = { .cpu = cpu,
 		.ip = (uint32_t)cpu->rip,
 		.size = size,
