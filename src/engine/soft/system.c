@@ -180,6 +180,20 @@ static bool sys_int(struct vcpu *cpu, unsigned vector)
 	return true;
 }
 
+/* Like int n, but nobody's permission is needed. */
+static bool sys_int1(struct vcpu *cpu)
+{
+	uint64_t rip = cpu->rip;
+
+	cpu->rip = cpu->next_rip;
+	if (!soft_interrupt(cpu, EXC_DB, false)) {
+		cpu->rip = rip;
+		return false;
+	}
+	cpu->next_rip = cpu->rip;
+	return true;
+}
+
 static bool execute(struct vcpu *cpu)
 {
 	const struct insn *in = &cpu->insn;
@@ -250,7 +264,7 @@ static bool execute(struct vcpu *cpu)
 	case SYS_INT3:
 		return sys_int(cpu, EXC_BP);
 	case SYS_INT1:
-		return sys_int(cpu, EXC_DB);
+		return sys_int1(cpu);
 	case SYS_INT:
 		return sys_int(cpu, (uint8_t)in->imm);
 	case SYS_IRET:
