@@ -115,8 +115,11 @@ bool mmu_walk(struct vcpu *cpu, uint64_t va, enum access access, bool user, stru
 		walk->dirty = true;
 		return true;
 	}
-	if (!soft_canonical(va))
-		return soft_raise_error(cpu, EXC_GP, 0);
+	if (!soft_canonical(va)) {
+		soft_raise_error(cpu, EXC_GP, 0);
+		cpu->fault.address = va; /* tells it from other reasons for #GP(0) */
+		return false;
+	}
 again:
 	path.n = 0;
 	table = cpu->cr3 & PTE_ADDR;

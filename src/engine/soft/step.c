@@ -147,7 +147,9 @@ static bool run_split(struct vcpu *cpu, const uint8_t *bytes, uint64_t ea, bool 
 		atomic_store(&cpu->running, 1);
 		exclusive_begin(engine, cpu);
 	}
-	if (!in->mem_read || soft_read(cpu, ea, cpu->bounce, in->mem_size, user))
+	/* An x87 store with an unmasked exception does not take place. */
+	if (!(in->mem_read || in->unit == UNIT_X87) ||
+		soft_read(cpu, ea, cpu->bounce, in->mem_size, user))
 		done = run_thunk(cpu, bytes, cpu->bounce);
 	if (locked) {
 		exclusive_end(engine);
@@ -447,21 +449,16 @@ static bool execute(struct vcpu *cpu, const uint8_t *bytes)
 static void stack_fault(struct vcpu *cpu)
 {
 	const struct insn *in = &cpu->insn;
-	uint64_t at;
 
-	if (cpu->fault.vector != EXC_GP || cpu->fault.error)
+	if (cpu->fault.vector != EXC_GP || !cpu->fault.address)
 		return;
-	at = soft_ea(cpu);
-	if (in->has_mem && !(soft_canonical(at) && soft_canonical(at + in->mem_size))) {
+	if (in->has_mem &&
+		!(soft_canonical(soft_ea(cpu)) && soft_canonical(soft_ea(cpu) + in->mem_size))) {
 		if (!in->segment && (in->base == RSP || in->base == RBP))
 			cpu->fault.vector = EXC_SS;
-		return;
-	}
-	if (in->class < INSN_PUSH || in->class > INSN_RET)
-		return;
-	at = cpu->gpr[in->class == INSN_LEAVE ? RBP : RSP];
-	if (!soft_canonical(at) || !soft_canonical(at - 1) || !soft_canonical(at + 8))
+	} else if (in->class >= INSN_PUSH && in->class <= INSN_RET) {
 		cpu->fault.vector = EXC_SS;
+	}
 }
 
 static bool execute_any(struct vcpu *cpu, const uint8_t *bytes)

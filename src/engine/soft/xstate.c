@@ -199,6 +199,9 @@ static bool fxsave(struct vcpu *cpu, uint64_t ea)
 {
 	struct xsave_image *image = image_of(cpu);
 
+	/* All 512 bytes must be there, though the last are not written. */
+	if (!soft_probe(cpu, ea, HEADER, ACCESS_WRITE, cpu->cpl == 3))
+		return false;
 	initialize(image, (XSTATE_X87 | XSTATE_SSE) & ~(unsigned)image->xstate_bv);
 	sys_x87_hide_pointers(image);
 	image->mxcsr_mask = mxcsr_mask();
@@ -209,7 +212,7 @@ static bool fxrstor(struct vcpu *cpu, uint64_t ea)
 {
 	struct xsave_image *image = image_of(cpu), in;
 
-	if (!soft_read(cpu, ea, &in, LEGACY_END, cpu->cpl == 3))
+	if (!soft_read(cpu, ea, &in, HEADER, cpu->cpl == 3))
 		return false;
 	if (in.mxcsr & ~mxcsr_mask())
 		return soft_raise_error(cpu, EXC_GP, 0);
