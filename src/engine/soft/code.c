@@ -410,14 +410,15 @@ static struct block *make_block(struct vcpu *cpu, const struct key *key, const u
 	return block;
 }
 
-static void remember_branch(struct vcpu *cpu, uint64_t entry)
+/* global: the entry outlives a change of address space. */
+static void remember_branch(struct vcpu *cpu, uint64_t entry, bool global)
 {
 	bool user = cpu->cpl == 3;
 	unsigned index = cpu->rip & (BRANCH_SIZE - 1);
 
-	if (cpu->branch_logged == BRANCH_SIZE)
+	if (cpu->branch_logged[global] == BRANCH_SIZE)
 		soft_tlb_flush(cpu, true);
-	cpu->branch_log[cpu->branch_logged++] = index | (uint32_t)user << 16;
+	cpu->branch_log[global][cpu->branch_logged[global]++] = index | (uint32_t)user << 16;
 	cpu->branch_tag[user][index] = cpu->rip;
 	cpu->branch_host[user][index] = entry;
 	soft_tlb_exec_page(cpu, cpu->rip);
@@ -454,7 +455,7 @@ uint64_t code_lookup(struct vcpu *cpu)
 	}
 	uint64_t entry = (uint64_t)(engine->code->rx + block->host);
 
-	remember_branch(cpu, entry);
+	remember_branch(cpu, entry, cpu->itlb[(cpu->rip >> 12) & 63].global && !block->crosses);
 	return entry;
 }
 

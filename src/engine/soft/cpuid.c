@@ -95,6 +95,7 @@ static const struct feature features[] = {
 	{ 0x7, 0, ECX, 10, FEAT_VPCLMUL, true },
 	{ 0x7, 0, ECX, 22, FEAT_RDPID, false },
 	{ 0x7, 0, EDX, 4, FEAT_BASE, false }, /* FSRM */
+	{ 0x7, 0, EDX, 14, FEAT_SERIALIZE, false },
 	{ 0x7, 1, EAX, 4, FEAT_AVX_VNNI, true },
 	{ 0x7, 1, EAX, 10, FEAT_BASE, false }, /* fast zero-length rep movsb */
 	{ 0x7, 1, EAX, 11, FEAT_BASE, false }, /* fast short rep stosb */

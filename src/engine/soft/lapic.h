@@ -70,7 +70,8 @@ uint32_t timer_current(const struct vcpu *cpu);
 uint64_t timer_read_deadline(const struct vcpu *cpu);
 void timer_write_deadline(struct vcpu *cpu, uint64_t deadline);
 void timer_clear(struct vcpu *cpu);
-void timer_get_state(const struct vcpu *cpu, struct cpu_lapic *s);
+/* The current count and the deadline; to be called before IRR is read. */
+void timer_get_state(struct vcpu *cpu, uint32_t *current, uint64_t *deadline);
 void timer_set_state(struct vcpu *cpu, const struct cpu_lapic *s);
 
 #endif

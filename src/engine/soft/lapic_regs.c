@@ -344,6 +344,9 @@ bool lapic_msr_write(struct vcpu *cpu, uint32_t msr, uint64_t value)
 
 void lapic_get_state(struct vcpu *cpu, struct cpu_lapic *s)
 {
+	uint32_t current;
+
+	timer_get_state(cpu, &current, &s->tsc_deadline);
 	for (unsigned reg = 0; reg < ARRAY_SIZE(s->regs); reg++) {
 		uint64_t value = 0;
 
@@ -353,8 +356,8 @@ void lapic_get_state(struct vcpu *cpu, struct cpu_lapic *s)
 	}
 	/* Errors that the guest has not latched yet are not kept. */
 	s->regs[REG_ICR_HIGH] = cpu->lapic.icr_high;
+	s->regs[REG_CURRENT] = current;
 	s->base = cpu->lapic.base;
-	timer_get_state(cpu, s);
 }
 
 static bool possible(const struct cpu_lapic *s)

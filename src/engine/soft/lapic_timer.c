@@ -148,11 +148,32 @@ static uint64_t elapsed_ns(const struct vcpu *cpu)
 	return (int64_t)elapsed < 0 ? 0 : elapsed;
 }
 
-static bool one_shot_ended(const struct vcpu *cpu)
+static bool read_expiry(const struct vcpu *cpu)
 {
-	const struct lapic *lapic = &cpu->lapic;
+	uint64_t count;
 
-	return MODE(lapic->lvt[LVT_TIMER]) != MODE_PERIODIC && elapsed_ns(cpu) >= period(lapic);
+	return syscall(SYS_read, cpu->lapic.timer_fd, &count, sizeof(count)) == sizeof(count);
+}
+
+/* A count is over: true when the timer's thread has not taken it and now will not. */
+static bool claim(const struct vcpu *cpu)
+{
+	struct itimerspec left = { 0 };
+
+	if (read_expiry(cpu))
+		return true;
+	syscall(SYS_timerfd_gettime, cpu->lapic.timer_fd, &left);
+	if (!left.it_value.tv_sec && !left.it_value.tv_nsec)
+		return read_expiry(cpu); /* it may have ended between the two calls */
+	arm(cpu, 0, 0);
+	return true;
+}
+
+static void end_one_shot(struct vcpu *cpu)
+{
+	if (claim(cpu))
+		interrupt(cpu);
+	cpu->lapic.timer_ended = true;
 }
 
 uint32_t timer_current(const struct vcpu *cpu)
@@ -160,7 +181,7 @@ uint32_t timer_current(const struct vcpu *cpu)
 	const struct lapic *lapic = &cpu->lapic;
 	uint64_t elapsed, length = period(lapic);
 
-	if (!length || MODE(lapic->lvt[LVT_TIMER]) == MODE_DEADLINE)
+	if (!length || lapic->timer_ended || MODE(lapic->lvt[LVT_TIMER]) == MODE_DEADLINE)
 		return 0;
 	elapsed = elapsed_ns(cpu);
 	if (MODE(lapic->lvt[LVT_TIMER]) == MODE_PERIODIC)
@@ -177,7 +198,7 @@ static void start_count(struct vcpu *cpu)
 	uint32_t lvt = lapic->lvt[LVT_TIMER];
 	uint64_t length = period(lapic), elapsed = elapsed_ns(cpu);
 
-	if (!length || (lvt & LVT_MASKED)) {
+	if (!length || lapic->timer_ended || (lvt & LVT_MASKED)) {
 		arm(cpu, 0, 0);
 	} else if (MODE(lvt) == MODE_PERIODIC) {
 		arm(cpu, MAX(length - elapsed % length, 1u), MAX(length, (uint64_t)PERIOD_MIN));
@@ -185,8 +206,8 @@ static void start_count(struct vcpu *cpu)
 		arm(cpu, length - elapsed, 0);
 	} else {
 		arm(cpu, 0, 0);
-		if (!atomic_exchange(&lapic->timer_fired, true))
-			interrupt(cpu);
+		lapic->timer_ended = true;
+		interrupt(cpu);
 	}
 }
 
@@ -196,7 +217,7 @@ void timer_write_initial(struct vcpu *cpu, uint32_t count)
 		return;
 	cpu->lapic.timer_initial = count;
 	cpu->lapic.timer_start = now_ns(cpu);
-	atomic_store(&cpu->lapic.timer_fired, false);
+	cpu->lapic.timer_ended = false;
 	start_count(cpu);
 }
 
@@ -217,15 +238,22 @@ void timer_lvt_written(struct vcpu *cpu, uint32_t old)
 {
 	struct lapic *lapic = &cpu->lapic;
 	uint32_t lvt = lapic->lvt[LVT_TIMER];
+	uint64_t elapsed = elapsed_ns(cpu), length = period(lapic);
 
 	if ((MODE(lvt) == MODE_DEADLINE) != (MODE(old) == MODE_DEADLINE)) {
-		timer_clear(cpu);
-	} else if (MODE(lvt) != MODE_DEADLINE && lapic->timer_initial) {
-		/* What ended while it was masked is past. */
-		if ((old & LVT_MASKED) && one_shot_ended(cpu))
-			atomic_store(&lapic->timer_fired, true);
-		start_count(cpu);
+		lapic->timer_initial = 0;
+		__atomic_store_n(&lapic->tsc_deadline, 0, __ATOMIC_SEQ_CST);
+		arm(cpu, 0, 0);
+		return;
 	}
+	if (MODE(lvt) == MODE_DEADLINE || !length)
+		return;
+	/* The count goes on from where it is; what has ended stays so, in any mode. */
+	if (MODE(old) == MODE_PERIODIC)
+		lapic->timer_start += elapsed - elapsed % length;
+	else if (elapsed >= length && !lapic->timer_ended)
+		end_one_shot(cpu);
+	start_count(cpu);
 }
 
 /*
@@ -236,6 +264,7 @@ void timer_lvt_written(struct vcpu *cpu, uint32_t old)
 void timer_clear(struct vcpu *cpu)
 {
 	cpu->lapic.timer_initial = cpu->lapic.timer_divide = 0;
+	cpu->lapic.timer_ended = false;
 	__atomic_store_n(&cpu->lapic.tsc_deadline, 0, __ATOMIC_SEQ_CST);
 	arm(cpu, 0, 0);
 }
@@ -246,27 +275,34 @@ void lapic_timer_rearm(struct vcpu *cpu)
 		start_deadline(cpu);
 }
 
-void lapic_timer_expired(struct vcpu *cpu)
+static void expired(struct vcpu *cpu)
 {
-	if (MODE(shared_read(cpu->lapic.lvt[LVT_TIMER])) == MODE_DEADLINE) {
-		/* The host's clock is steered and may run ahead of the TSC. */
-		if (!arm_deadline(cpu))
-			end_deadline(cpu);
-		return;
-	}
-	interrupt(cpu);
-	atomic_store(&cpu->lapic.timer_fired, true);
+	if (MODE(shared_read(cpu->lapic.lvt[LVT_TIMER])) != MODE_DEADLINE)
+		interrupt(cpu);
+	else if (!arm_deadline(cpu)) /* the host's clock is steered and may run ahead of the TSC */
+		end_deadline(cpu);
 }
 
-void timer_get_state(const struct vcpu *cpu, struct cpu_lapic *s)
+void lapic_timer_expired(struct vcpu *cpu)
 {
-	const struct lapic *lapic = &cpu->lapic;
+	atomic_store(&cpu->lapic.timer_busy, true);
+	/* Nothing to read: the vCPU has armed it anew meanwhile. */
+	if (read_expiry(cpu))
+		expired(cpu);
+	atomic_store(&cpu->lapic.timer_busy, false);
+}
+
+void timer_get_state(struct vcpu *cpu, uint32_t *current, uint64_t *deadline)
+{
+	struct lapic *lapic = &cpu->lapic;
 
 	/* Not what the guest would read: a deadline that has passed may be yet to interrupt. */
-	s->tsc_deadline = shared_read(lapic->tsc_deadline);
-	if (lapic->timer_initial && !lapic->timer_fired && !s->regs[INDEX_CURRENT] &&
-		!(lapic->lvt[LVT_TIMER] & LVT_MASKED))
-		s->regs[INDEX_CURRENT] = 1;
+	*deadline = shared_read(lapic->tsc_deadline);
+	*current = timer_current(cpu);
+	if (*current == 0 && lapic->timer_initial && !lapic->timer_ended)
+		end_one_shot(cpu);
+	while (atomic_load(&lapic->timer_busy))
+		__builtin_ia32_pause();
 }
 
 void timer_set_state(struct vcpu *cpu, const struct cpu_lapic *s)
@@ -283,7 +319,7 @@ void timer_set_state(struct vcpu *cpu, const struct cpu_lapic *s)
 	lapic->timer_initial = s->regs[INDEX_INITIAL];
 	lapic->timer_start =
 		now_ns(cpu) - (uint64_t)(lapic->timer_initial - current) * divisor(lapic);
-	atomic_store(&lapic->timer_fired, current == 0);
+	lapic->timer_ended = current == 0;
 	start_count(cpu);
 }
 

@@ -14,10 +14,12 @@
 #define VCPU_PENDING  208
 #define VCPU_HOST_RSP 216
 #define VCPU_TEMP \
-	224 /* six words: 0 rax or rcx, 1 flags, 2 and 3 of a miss, 4 call target, 5 spare */
+	224 /* six words: 0 rax or rcx, 1 flags, 2 and 3 of a miss, 4 call target, 5 rsp */
 #define VCPU_EXIT  272
 #define VCPU_SITE  276
-#define VCPU_ENTRY 280
+#define VCPU_ENTRY    280
+#define VCPU_SYSFLAGS 288
+#define VCPU_IRQ_WAITING 296
 
 /* Arrays of 65,536 words each. */
 #define VCPU_ARRAY_BYTES       0x80000

@@ -24,7 +24,7 @@ static bool next_byte(struct legacy *l, uint8_t *byte)
 
 	if (++l->len > INSN_MAX_LEN)
 		return soft_raise_error(cpu, EXC_GP, 0);
-	if (!l->code || !(at & 0xfff)) {
+	if (!l->code || !(at & 0xfff) || !l->ip) {
 		uint64_t pa;
 		uint8_t *host;
 
@@ -294,6 +294,49 @@ static bool prefixes(struct legacy *l, uint8_t *opcode)
 	}
 }
 
+/* May this instruction be locked? Its ModRM is looked at in advance. */
+static bool lockable(const struct legacy *l, uint8_t opcode)
+{
+	struct legacy ahead = *l;
+	bool two = opcode == 0x0f, yes;
+	uint8_t modrm, group;
+
+	if ((two && !legacy_fetch(&ahead, &opcode, 1)) || !legacy_fetch(&ahead, &modrm, 1))
+		return false;
+	group = modrm >> 3 & 7;
+	switch (opcode | two << 8) {
+	case 0x80 ... 0x83:
+		yes = group != 7;
+		break;
+	case 0xf6:
+	case 0xf7:
+		yes = group == 2 || group == 3;
+		break;
+	case 0xfe:
+	case 0xff:
+		yes = group < 2;
+		break;
+	case 0x1ba:
+		yes = group > 4;
+		break;
+	case 0x86:
+	case 0x87:
+	case 0x1ab:
+	case 0x1b0:
+	case 0x1b1:
+	case 0x1b3:
+	case 0x1bb:
+	case 0x1c0:
+	case 0x1c1:
+		yes = true;
+		break;
+	default:
+		yes = !two && opcode < 0x38 && (opcode & 7) < 2;
+		break;
+	}
+	return (yes && modrm < 0xc0) || soft_raise(l->cpu, EXC_UD);
+}
+
 bool soft_legacy_step(struct vcpu *cpu)
 {
 	uint8_t size = cpu->seg[SEG_CS].attr & SEG_DB ? 4 : 2, opcode = 0;
@@ -306,7 +349,8 @@ bool soft_legacy_step(struct vcpu *cpu)
 
 	if (cpu->cpl != 0)
 		return soft_raise(cpu, EXC_UD);
-	if (!prefixes(&l, &opcode) || !legacy_exec(&l, opcode)) {
+	if (!prefixes(&l, &opcode) || (l.lock && !lockable(&l, opcode)) ||
+		!legacy_exec(&l, opcode)) {
 		cpu->gpr[CPU_RSP] = rsp;
 		return l.again;
 	}

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The interpreter of 16- and 32-bit code among its files: legacy.c (fetch, operands, the step),
- * legacy_alu.c (results and flags), legacy_exec.c, legacy_arith.c, legacy_move.c, legacy_string.c
- * (one-byte opcodes), legacy_two.c (0F opcodes), legacy_far.c (segments, far transfers). Functions that return bool return false after a fault was raised, with no guest
- * register changed but rsp, which the step puts back.
+ * legacy_alu.c (results and flags), legacy_arith.c, legacy_move.c and legacy_exec.c (one-byte
+ * opcodes), legacy_string.c, legacy_two.c (0F opcodes), legacy_far.c (segments, far transfers).
+ * Functions that return bool return false after a fault was raised, with no guest register changed
+ * but rsp, which the step puts back.
  */
 #ifndef VIZOR_SOFT_LEGACY_H
 #define VIZOR_SOFT_LEGACY_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Arithmetic of the 16- and 32-bit interpreter. The host is of the same architecture, so it computes
- * results and flags itself.
+ * Arithmetic of the 16- and 32-bit interpreter. The host is of the same architecture, so it
+ * computes results and flags itself.
  */
 #include "engine/soft/legacy.h"
 

@@ -216,6 +216,7 @@ static bool high_half(struct legacy *l, uint8_t opcode)
 		return true;
 	case 0x9c:
 	case 0x9d:
+	case 0xc8:
 	case 0xc9:
 		return legacy_stack(l, opcode);
 	case 0x90 ... 0x97: /* 90: nop, and with F3 pause */

@@ -18,6 +18,13 @@ bool legacy_load_segment(struct legacy *l, unsigned seg, uint16_t selector)
 		if (!soft_load_segment(l->cpu, seg, selector))
 			return false;
 	} else {
+		const struct cpu_segment *old = &l->cpu->seg[seg];
+
+		/* Limit and attributes stay what protected mode made them. */
+		if (!(old->attr & SEG_UNUSABLE)) {
+			d.limit = old->limit;
+			d.attr = old->attr;
+		}
 		segment_set(l->cpu, seg, selector, &d);
 	}
 	l->cpu->shadow |= seg == SEG_SS;
@@ -76,7 +83,7 @@ bool legacy_iret(struct legacy *l)
 	uint64_t mask = FL_ARITH_DF | FL_TF | FL_IF | FL_IOPL | FL_NT | FL_RF | FL_AC | FL_ID;
 	uint32_t offset, selector, flags;
 
-	if (l->cpu->sysflags & FL_NT)
+	if (protected(l->cpu) && (l->cpu->sysflags & FL_NT))
 		return soft_raise_error(l->cpu, EXC_GP, 0);
 	if (!legacy_pop(l, l->size, &offset) || !legacy_pop(l, l->size, &selector) ||
 		!legacy_pop(l, l->size, &flags) || !legacy_far_jump(l, (uint16_t)selector, offset))

@@ -97,13 +97,32 @@ bool legacy_move(struct legacy *l, uint8_t opcode)
 		return legacy_get_rm(l, 2, &value) &&
 		       legacy_load_segment(l, l->reg, (uint16_t)value);
 	default:
+		if (l->reg)
+			return legacy_undefined(l);
 		return legacy_imm(l, size, &value) && legacy_put_rm(l, size, value);
 	}
 	legacy_set_reg(l, l->reg, size, value);
 	return true;
 }
 
-/* push and pop in all their forms, leave */
+/* Frames of nested procedures, which no compiler makes, are not supported. */
+static bool enter(struct legacy *l)
+{
+	unsigned wide = legacy_stack_size(l);
+	uint32_t room, level;
+
+	if (!legacy_imm(l, 2, &room) || !legacy_imm(l, 1, &level))
+		return false;
+	if (level & 31)
+		return legacy_undefined(l);
+	if (!legacy_push(l, l->size, legacy_reg(l, CPU_RBP, l->size)))
+		return false;
+	legacy_set_reg(l, CPU_RBP, l->size, legacy_reg(l, CPU_RSP, l->size));
+	legacy_set_reg(l, CPU_RSP, wide, legacy_reg(l, CPU_RSP, wide) - room);
+	return true;
+}
+
+/* push and pop in all their forms, enter, leave */
 bool legacy_stack(struct legacy *l, uint8_t opcode)
 {
 	unsigned size;
@@ -120,11 +139,13 @@ bool legacy_stack(struct legacy *l, uint8_t opcode)
 		return legacy_simm(l, 1, &value) && legacy_push(l, l->size, value);
 	case 0x8f: /* an address of esp is that after the pop */
 		return legacy_pop(l, l->size, &value) && legacy_modrm(l) &&
-		       legacy_put_rm(l, l->size, value);
+		       (l->reg ? legacy_undefined(l) : legacy_put_rm(l, l->size, value));
 	case 0x9c:
 		return legacy_push(l, l->size, soft_rflags(l->cpu) & ~(uint32_t)(FL_RF | FL_VM));
 	case 0x9d:
 		return pop_flags(l);
+	case 0xc8:
+		return enter(l);
 	case 0xc9:
 		size = legacy_stack_size(l);
 		legacy_set_reg(l, CPU_RSP, size, legacy_reg(l, CPU_RBP, size));

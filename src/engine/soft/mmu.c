@@ -197,15 +197,22 @@ static void tlb_drain(struct vcpu *cpu, uint32_t *log, uint32_t *count)
 	*count = 0;
 }
 
+static void branch_drain(struct vcpu *cpu, bool global)
+{
+	const uint32_t *log = cpu->branch_log[global];
+
+	for (uint32_t i = 0; i < cpu->branch_logged[global]; i++) {
+		unsigned index = log[i] & (BRANCH_SIZE - 1);
+
+		cpu->branch_tag[log[i] >> 16][index] = index + 1;
+	}
+	cpu->branch_logged[global] = 0;
+}
+
 static void branch_flush(struct vcpu *cpu)
 {
-	for (uint32_t i = 0; i < cpu->branch_logged; i++) {
-		unsigned user = cpu->branch_log[i] >> 16,
-			 index = cpu->branch_log[i] & (BRANCH_SIZE - 1);
-
-		cpu->branch_tag[user][index] = index + 1;
-	}
-	cpu->branch_logged = 0;
+	branch_drain(cpu, false);
+	branch_drain(cpu, true);
 	for (unsigned i = 0; i < 64; i++)
 		cpu->exec_pages[i] = 0;
 }
@@ -218,8 +225,9 @@ void soft_tlb_flush(struct vcpu *cpu, bool global)
 		tlb_drain(cpu, cpu->global_log, &cpu->global_logged);
 		for (unsigned i = 0; i < 16; i++)
 			cpu->large_pages[i] = 0;
+		branch_flush(cpu);
 	}
-	branch_flush(cpu);
+	branch_drain(cpu, false);
 	for (unsigned i = 0; i < 64; i++)
 		if (global || !cpu->itlb[i].global)
 			cpu->itlb[i].va = 1;

@@ -272,7 +272,8 @@ static uint64_t miss(struct vcpu *cpu, unsigned *misses)
 		if (mmu_fill(cpu, va, site->write, user, &walk)) {
 			if (walk.host)
 				return (uint64_t)(code->rx + site->host);
-		} else if (cpu->fault.vector == EXC_PF && !(site->size >= 16 && (va & (site->size - 1u)))) {
+		} else if (cpu->fault.vector == EXC_PF &&
+			   !(site->size >= 16 && (va & (site->size - 1u)))) {
 			return 0;
 		} else {
 			/*
@@ -293,6 +294,7 @@ static void run_translated(struct vcpu *cpu)
 	uint64_t host =
 		cpu->branch_tag[user][index] == cpu->rip ? cpu->branch_host[user][index] : 0;
 
+	cpu->sysflags &= ~(uint64_t)FL_RF;
 	if (!host)
 		host = code_lookup(cpu);
 	while (host) {
@@ -394,8 +396,13 @@ static bool deliver(struct vcpu *cpu)
 		soft_interrupt(cpu, EXC_NMI, false);
 		return true;
 	}
-	if (!(cpu->sysflags & FL_IF) || cpu->mp == CPU_MP_WAIT_SIPI)
+	if (cpu->mp == CPU_MP_WAIT_SIPI)
 		return false;
+	if (!(cpu->sysflags & FL_IF)) {
+		cpu->irq_waiting = lapic_pending(cpu) >= 0;
+		return false;
+	}
+	cpu->irq_waiting = 0;
 	vector = lapic_accept(cpu);
 	if (vector < 0)
 		return false;

@@ -25,10 +25,12 @@ OFFSET(temp, VCPU_TEMP);
 OFFSET(exit, VCPU_EXIT);
 OFFSET(site, VCPU_SITE);
 OFFSET(entry, VCPU_ENTRY);
+OFFSET(sysflags, VCPU_SYSFLAGS);
+OFFSET(irq_waiting, VCPU_IRQ_WAITING);
 _Static_assert(sizeof(struct vcpu) <= VCPU_ARRAYS, "the arrays follow the struct");
 
 /* The logs follow the arrays. */
-#define LOG_BYTES  ((2 * TLB_LOG + BRANCH_SIZE) * sizeof(uint32_t))
+#define LOG_BYTES  ((2 * TLB_LOG + 2 * BRANCH_SIZE) * sizeof(uint32_t))
 #define VCPU_BYTES (VCPU_MAPPING + LOG_BYTES)
 
 static void vcpu_free(struct vcpu *cpu)
@@ -66,7 +68,8 @@ static struct vcpu *vcpu_new(struct engine *engine, unsigned index, struct vz_er
 	}
 	cpu->tlb_log = (uint32_t *)(base + VCPU_MAPPING);
 	cpu->global_log = cpu->tlb_log + TLB_LOG;
-	cpu->branch_log = cpu->global_log + TLB_LOG;
+	cpu->branch_log[0] = cpu->global_log + TLB_LOG;
+	cpu->branch_log[1] = cpu->branch_log[0] + BRANCH_SIZE;
 	for (unsigned i = 0; i < ARRAY_SIZE(cpu->itlb); i++)
 		cpu->itlb[i].va = 1;
 	if (lapic_init(cpu, e) < 0) {

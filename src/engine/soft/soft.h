@@ -122,7 +122,8 @@ struct lapic {
 	_Atomic uint32_t init_sipi;
 	_Atomic bool nmi;
 	int timer_fd;             /* watched by the engine's timer thread */
-	_Atomic bool timer_fired; /* the one-shot count has ended and its interrupt is sent */
+	_Atomic bool timer_busy; /* the timer thread is between expiry and interrupt */
+	bool timer_ended;        /* a one-shot count has come to 0 and its interrupt is sent */
 };
 
 /*
@@ -138,15 +139,14 @@ struct vcpu {
 	uint64_t temp[6];
 	uint32_t exit, site;
 	uint64_t entry;         /* host address to enter at */
-	uint64_t mxcsr_default; /* 0x1f80 */
-	uint64_t branch_slow;   /* scratch of the indirect-branch path */
+	uint64_t sysflags;      /* IF, TF, IOPL, NT, RF, AC, ID */
+	uint64_t irq_waiting;   /* an interrupt waits for IF: sti must go to C */
 
 	/* Known to C only. */
 	struct engine *engine;
 	unsigned index;
 	struct cpu_segment seg[SEG_COUNT]; /* base of fs, gs: authoritative copy is seg_base */
 	struct cpu_table gdt, idt;
-	uint64_t sysflags; /* IF, TF, IOPL, NT, RF, AC, ID */
 	uint64_t cr0, cr2, cr3, cr4, efer, xcr0, dr[8];
 	uint64_t star, lstar, cstar, sfmask, kernel_gs_base;
 	uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
@@ -178,7 +178,7 @@ struct vcpu {
 	/* entries to clear on a CR3 write: index | user << 16 */
 	uint32_t *tlb_log, tlb_logged;
 	uint32_t *global_log, global_logged; /* the same for global pages */
-	uint32_t *branch_log, branch_logged;
+	uint32_t *branch_log[2], branch_logged[2]; /* [global] */
 	uint64_t exec_pages[64]; /* bloom filter of virtual pages in the branch cache */
 	/* bloom filter of 2 MiB regions that were mapped by large pages */
 	uint64_t large_pages[16];

@@ -24,15 +24,9 @@ static void *timer_main(void *arg)
 		int n = epoll_wait(engine->timer_epoll, event, EVENTS, -1);
 
 		for (int i = 0; i < n; i++) {
-			struct vcpu *cpu;
-			uint64_t count;
-
 			if (event[i].data.u32 == STOP)
 				return NULL;
-			cpu = engine->vcpu[event[i].data.u32];
-			/* Nothing to read: the vCPU has armed it anew meanwhile. */
-			if (read(cpu->lapic.timer_fd, &count, sizeof(count)) == sizeof(count))
-				lapic_timer_expired(cpu);
+			lapic_timer_expired(engine->vcpu[event[i].data.u32]);
 		}
 	}
 }

@@ -502,6 +502,62 @@ static void emit_pop(struct trans *t)
 	}
 }
 
+/*
+ * pushf: the arithmetic flags come from EFLAGS by way of the host's stack, before the check
+ * destroys them. RF reads as zero, and VM is never set.
+ */
+static void emit_pushf(struct trans *t)
+{
+	struct emit *e = &t->hot;
+
+	if (t->insn->op_size != 8) {
+		emit_insn_exit(t);
+		return;
+	}
+	emit_gs_store(e, RSP, TEMP(5));
+	emit_gs_load(e, RSP, VCPU_HOST_RSP);
+	EMIT(e, 0x9c, 0x41, 0x5a); /* pushfq; pop r10 */
+	emit_gs_load(e, RSP, TEMP(5));
+	emit_gs_store(e, R10, TEMP(4));
+	keep_begin(t);
+	emit_push_check(t);
+	emit_gs_load(e, R10, TEMP(4));
+	EMIT(e, 0x49, 0x81, 0xe2); /* and r10, imm32 */
+	emit32(e, FL_ARITH_DF | 2);
+	emit_gs(e, 0x0b, R10, VCPU_SYSFLAGS); /* or r10, gs:[SYSFLAGS] */
+	EMIT(e, 0x49, 0x81, 0xe2);
+	emit32(e, ~(FL_RF | FL_VM));
+	keep_end(t);
+	emit_store_r11(e, R10);
+	emit_lea(e, RSP, RSP, REG_NONE, 1, -8, 8);
+}
+
+/* cli and sti of the kernel. When an interrupt waits for sti, C executes it, with its shadow. */
+static void emit_interrupt_flag(struct trans *t, bool on)
+{
+	struct emit *e = &t->hot;
+
+	keep_begin(t);
+	if (on) {
+		EMIT(e, 0x65, 0x83, 0x3c, 0x25); /* cmp dword gs:[IRQ_WAITING], 0 */
+		emit32(e, VCPU_IRQ_WAITING);
+		emit8(e, 0);
+		emit_jcc_cold(t, 0x5); /* jne */
+		if (t->keep)
+			flags_restore(&t->cold);
+		emit_gs_imm32(&t->cold, VCPU_SITE, new_site(t, t->rip, 0, false));
+		emit_jmp(t, &t->cold, RUNTIME(insn));
+		EMIT(e, 0x65, 0x81, 0x0c, 0x25); /* or dword gs:[SYSFLAGS], IF */
+		emit32(e, VCPU_SYSFLAGS);
+		emit32(e, FL_IF);
+	} else {
+		EMIT(e, 0x65, 0x81, 0x24, 0x25); /* and dword gs:[SYSFLAGS], ~IF */
+		emit32(e, VCPU_SYSFLAGS);
+		emit32(e, ~FL_IF);
+	}
+	keep_end(t);
+}
+
 static void emit_leave(struct trans *t)
 {
 	struct emit *e = &t->hot;
@@ -591,6 +647,30 @@ static void emit_ret(struct trans *t)
  * ---------------------------------------------------------------------
  */
 
+static bool is_interrupt_flag(const struct block *block, const struct insn *in)
+{
+	return !(block->mode & MODE_USER) && (in->system == SYS_CLI || in->system == SYS_STI);
+}
+
+/* Can code of the same block follow? */
+static bool falls_through(const struct block *block, const struct insn *in)
+{
+	switch (in->class) {
+	case INSN_COPY:
+	case INSN_LEA:
+	case INSN_NOP:
+	case INSN_PUSH:
+	case INSN_POP:
+	case INSN_PUSHF:
+	case INSN_LEAVE:
+		return true;
+	case INSN_SYSTEM:
+		return is_interrupt_flag(block, in);
+	default:
+		return false;
+	}
+}
+
 /* Emit; true: the block ends here. */
 static bool translate_insn(struct trans *t)
 {
@@ -616,6 +696,9 @@ static bool translate_insn(struct trans *t)
 	case INSN_LEAVE:
 		emit_leave(t);
 		return false;
+	case INSN_PUSHF:
+		emit_pushf(t);
+		return false;
 	case INSN_CALL:
 	case INSN_CALL_IND:
 		emit_call(t);
@@ -635,11 +718,14 @@ static bool translate_insn(struct trans *t)
 	case INSN_LOOP:
 		emit_loop(t);
 		return true;
+	case INSN_SYSTEM:
+		if (!is_interrupt_flag(t->block, t->insn))
+			break;
+		emit_interrupt_flag(t, t->insn->system == SYS_STI);
+		return false;
 	case INSN_STRING:
 	case INSN_ENTER:
-	case INSN_PUSHF:
 	case INSN_POPF:
-	case INSN_SYSTEM:
 	case INSN_UNDEFINED:
 		break;
 	}
@@ -651,21 +737,20 @@ static bool translate_insn(struct trans *t)
  * Flags live before an instruction, given those live after it. Whatever runs in C may look at all
  * of them.
  */
-static unsigned live_before(const struct insn *in, unsigned after)
+static unsigned live_before(const struct block *block, const struct insn *in, unsigned after)
 {
-	switch (in->class) {
-	case INSN_COPY:
-	case INSN_LEA:
-	case INSN_NOP:
-	case INSN_PUSH:
-	case INSN_POP:
-	case INSN_LEAVE:
-	case INSN_JCC:
-		break;
-	default:
+	if (!falls_through(block, in) && in->class != INSN_JCC)
 		return FLAGS_ARITH;
-	}
-	if (!in->flags_maybe)
+	/* A miss starts pushf again, and it must find the flags. */
+	if (in->class == INSN_PUSHF)
+		return FLAGS_ARITH;
+	/*
+	 * What the manual calls undefined is often unchanged in fact (bt, div). Not so AF alone,
+	 * which is what logic leaves undefined.
+	 */
+	if (in->flags_undefined & ~FLAG_AF)
+		after &= ~(unsigned)in->flags_write | in->flags_undefined;
+	else if (!in->flags_maybe)
 		after &= ~(unsigned)in->flags_write;
 	return after | in->flags_read;
 }
@@ -696,13 +781,10 @@ void translate_block(struct engine *engine, struct block *block, const uint8_t *
 		}
 		at += in->len;
 		n++;
-		ended = !(in->class == INSN_COPY || in->class == INSN_LEA ||
-				in->class == INSN_NOP || in->class == INSN_PUSH ||
-				in->class == INSN_POP || in->class == INSN_LEAVE) ||
-			block->crosses;
+		ended = !falls_through(block, in) || block->crosses;
 	}
 	for (unsigned i = n; i-- > 0;) {
-		live = live_before(&insns[i], live);
+		live = live_before(block, &insns[i], live);
 		keep[i] = live || engine->exact;
 	}
 
