@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The timer of the local APIC: one-shot and periodic counts at 1 GHz before the divider, and TSC
- * deadlines. Intel SDM volume 3, section 11.5.4. Each timer is a timerfd that the vCPU's thread arms
- * and the engine's timer thread watches.
+ * deadlines. Intel SDM volume 3, section 11.5.4. Each timer is a timerfd that the vCPU's thread
+ * arms and the engine's timer thread watches.
  */
 #include "base/error.h"
 #include "engine/soft/lapic.h"
