@@ -83,6 +83,7 @@ unsigned vz_config_validate(const vz_config *config, vz_fault_fn *fn, void *arg)
 typedef struct vz_engine_info {
 	const char *name, *summary;
 	bool works;
+	/* why it does not work; or, though it works, why "auto" does not take it; or "" */
 	char reason[VZ_ERROR_TEXT_SIZE];
 } vz_engine_info;
 bool vz_engine_probe(unsigned index, vz_engine_info *info);

@@ -52,6 +52,11 @@ struct engine_class {
 	const char *summary;
 	/* 0 when it works here; else -errno with the reason and the remedy. */
 	int (*probe)(struct vz_error *e);
+	/*
+	 * It works: is there a reason against taking it unasked? 0, or -errno with the reason. May
+	 * be NULL.
+	 */
+	int (*advise)(struct vz_error *e);
 	int (*open)(struct engine **engine, const struct engine_config *config, struct vz_error *e);
 	void (*close)(struct engine *engine); /* no vCPU may be running */
 
@@ -84,6 +89,13 @@ struct engine_class {
 	/* Inject an MSI when fd is signalled; may be NULL (then the caller uses msi). */
 	int (*bind_irqfd)(struct engine *engine, int fd, uint64_t address, uint32_t data);
 	void (*unbind_irqfd)(struct engine *engine, int fd);
+
+	/*
+	 * Log of the pages that the guest writes, one bit per page of the memfd as memory.h's. fetch
+	 * overwrites the bits and clears the log. 0 or -errno. May be NULL.
+	 */
+	int (*dirty_log)(struct engine *engine, bool on);
+	int (*dirty_fetch)(struct engine *engine, uint64_t *bits);
 
 	/* Counters for tests and benchmarks: name and value pairs until it returns false. */
 	bool (*counter)(struct engine *engine, unsigned index, const char **name, uint64_t *value);

@@ -434,6 +434,8 @@ bool vz_engine_probe(unsigned index, vz_engine_info *info)
 			.summary = engine_classes[i]->summary,
 			.works = !engine_classes[i]->probe(&e),
 		};
+		if (info->works && engine_classes[i]->advise)
+			engine_classes[i]->advise(&e);
 		snprintf(info->reason, sizeof(info->reason), "%s", e.text);
 		return true;
 	}
@@ -449,10 +451,12 @@ const struct engine_class *config_engine(const char *name, char *why, size_t why
 	for (unsigned i = 0; engine_classes[i]; i++) {
 		const struct engine_class *class = engine_classes[i];
 		struct vz_error reason = { 0 };
+		bool works;
 
 		if (!any && strcmp(name, class->name))
 			continue;
-		if (!class->probe(&reason)) {
+		works = !class->probe(&reason);
+		if (works && !(any && class->advise && class->advise(&reason))) {
 			snprintf(why, why_size, "%s",
 				!any             ? "asked for"
 				: !refused.len   ? "works here"
@@ -461,8 +465,8 @@ const struct engine_class *config_engine(const char *name, char *why, size_t why
 			strbuf_fini(&refused);
 			return class;
 		}
-		strbuf_add(&refused, "%s%s does not work here: %s", refused.len ? "; " : "",
-			class->name, reason.text);
+		strbuf_add(&refused, "%s%s %s here: %s", refused.len ? "; " : "", class->name,
+			works ? "would be slow" : "does not work", reason.text);
 	}
 	err_set(e, ENOTSUP, "engine", "%s", refused.text ? refused.text : "no such engine");
 	strbuf_fini(&refused);
