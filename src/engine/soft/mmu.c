@@ -27,6 +27,8 @@
 #define PF_RSVD         8u
 #define PF_I            16u
 
+#define EXEC_BITS (64u * 1024)
+
 #define TAG_NONE(index) ((index) ? 0 : 0x1000ull) /* matches no address of that index */
 
 bool soft_canonical(uint64_t va)
@@ -213,7 +215,7 @@ static void branch_flush(struct vcpu *cpu)
 {
 	branch_drain(cpu, false);
 	branch_drain(cpu, true);
-	for (unsigned i = 0; i < 64; i++)
+	for (unsigned i = 0; i < EXEC_BITS / 64; i++)
 		cpu->exec_pages[i] = 0;
 }
 
@@ -249,7 +251,7 @@ static void bloom_set(uint64_t *words, unsigned bits, uint64_t key)
 
 void soft_tlb_exec_page(struct vcpu *cpu, uint64_t va)
 {
-	bloom_set(cpu->exec_pages, 64 * 64, va >> 12);
+	bloom_set(cpu->exec_pages, EXEC_BITS, va >> 12);
 }
 
 void soft_tlb_invlpg(struct vcpu *cpu, uint64_t va)
@@ -266,8 +268,8 @@ void soft_tlb_invlpg(struct vcpu *cpu, uint64_t va)
 		tlb_clear(cpu, true, i);
 	}
 	/* An instruction at the end of the page before may reach into this one. */
-	if (large || bloom_test(cpu->exec_pages, 64 * 64, va >> 12) ||
-		bloom_test(cpu->exec_pages, 64 * 64, (va >> 12) - 1))
+	if (large || bloom_test(cpu->exec_pages, EXEC_BITS, va >> 12) ||
+		bloom_test(cpu->exec_pages, EXEC_BITS, (va >> 12) - 1))
 		branch_flush(cpu);
 	for (unsigned i = 0; i < 64; i++)
 		if (large ? cpu->itlb[i].va >> 21 == va >> 21 : cpu->itlb[i].va >> 12 == va >> 12)

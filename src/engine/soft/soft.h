@@ -179,7 +179,7 @@ struct vcpu {
 	uint32_t *tlb_log, tlb_logged;
 	uint32_t *global_log, global_logged; /* the same for global pages */
 	uint32_t *branch_log[2], branch_logged[2]; /* [global] */
-	uint64_t exec_pages[64]; /* bloom filter of virtual pages in the branch cache */
+	uint64_t exec_pages[1024]; /* bloom filter of virtual pages in the branch cache */
 	/* bloom filter of 2 MiB regions that were mapped by large pages */
 	uint64_t large_pages[16];
 	struct {
