@@ -682,10 +682,13 @@ CODE(contend, 32,
 	"mov $30000, %ecx\n1: lock incl 0x9000\n mov $1, %eax\n lock xaddw %ax, 0x9004\n"
 	"2: lock btsl $0, 0x9008\n jc 2b\n incl 0x900c\n movl $0, 0x9008\n loop 1b\n");
 
+static pthread_barrier_t start;
+
 static void *contender(void *arg)
 {
 	struct vcpu *c = arg;
 
+	pthread_barrier_wait(&start);
 	soft_running(c);
 	run(c);
 	soft_not_running(c);
@@ -696,6 +699,7 @@ static void locks_are_atomic(void)
 {
 	pthread_t thread[2];
 
+	pthread_barrier_init(&start, NULL, 2);
 	set_data("", 0);
 	memcpy(ram + ORG, contend, (size_t)(contend_end - contend));
 	for (unsigned i = 0; i < 2; i++) {
