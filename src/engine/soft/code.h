@@ -109,8 +109,10 @@ uint32_t code_site(struct code *code, uint64_t rip, uint32_t host, uint32_t bloc
 	bool write);
 /* The site of the instruction whose code contains a host address, or NULL. */
 const struct site *code_find_site(const struct code *code, const void *host);
-/* EXIT_LINK, EXIT_DEAD: set rip, and let the jump at cpu->site, or the dead block's entry, go straight to its
- * block from now on. */
+/*
+ * EXIT_LINK, EXIT_DEAD: set rip, and let the jump at cpu->site, or the dead block's entry, go
+ * straight to its block from now on.
+ */
 void code_link(struct vcpu *cpu);
 /* Run translated code at host; the guest's vector state is loaded first. Returns cpu->exit. */
 unsigned soft_enter(struct vcpu *cpu, uint64_t host);

@@ -97,7 +97,7 @@ enum insn_encoding { ENC_LEGACY, ENC_VEX2, ENC_VEX3 };
 #define PFX_LOCK 0x10
 
 #define REG_NONE 0xff
-#define REG_PC  16
+#define REG_PC   16
 
 /* Arithmetic flags as in EFLAGS. */
 #define FLAG_CF     0x001u

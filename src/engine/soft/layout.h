@@ -7,18 +7,17 @@
 #ifndef VIZOR_SOFT_LAYOUT_H
 #define VIZOR_SOFT_LAYOUT_H
 
-#define VCPU_GPR      0
-#define VCPU_RIP      128
-#define VCPU_FLAGS    136
-#define VCPU_SEG_BASE 144
-#define VCPU_PENDING  208
-#define VCPU_HOST_RSP 216
-#define VCPU_TEMP \
-	224 /* six words: 0 rax or rcx, 1 flags, 2 and 3 of a miss, 4 call target, 5 rsp */
-#define VCPU_EXIT  272
-#define VCPU_SITE  276
-#define VCPU_ENTRY    280
-#define VCPU_SYSFLAGS 288
+#define VCPU_GPR         0
+#define VCPU_RIP         128
+#define VCPU_FLAGS       136
+#define VCPU_SEG_BASE    144
+#define VCPU_PENDING     208
+#define VCPU_HOST_RSP    216
+#define VCPU_TEMP        224 /* words: 0 rax or rcx, 1 flags, 2 and 3 of a miss, 4 call target, 5 rsp */
+#define VCPU_EXIT        272
+#define VCPU_SITE        276
+#define VCPU_ENTRY       280
+#define VCPU_SYSFLAGS    288
 #define VCPU_IRQ_WAITING 296
 
 /* Arrays of 65,536 words each. */

@@ -27,7 +27,7 @@
 #define PF_RSVD         8u
 #define PF_I            16u
 
-#define EXEC_BITS (64u * 1024)
+#define EXEC_BITS       (64u * 1024)
 
 #define TAG_NONE(index) ((index) ? 0 : 0x1000ull) /* matches no address of that index */
 

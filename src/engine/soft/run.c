@@ -453,8 +453,8 @@ enum vcpu_exit soft_run(struct vcpu *cpu, struct vz_error *e)
 		if (cpu->failed) {
 			leave(cpu, VCPU_FAILED);
 			err_set(e, EFAULT, "engine",
-				"CPU %u: host exception %u in translated code at +%#llx, address %#llx, "
-				"guest rip %#llx",
+				"CPU %u: host exception %u in translated code at +%#llx, "
+				"address %#llx, guest rip %#llx",
 				cpu->index, cpu->fail_trap, (unsigned long long)cpu->fail_host,
 				(unsigned long long)cpu->fail_address,
 				(unsigned long long)cpu->rip);

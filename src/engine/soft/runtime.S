@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The doors into and out of translated code. This text is never run where the linker puts it: it is copied to the
- * head of the code cache, so that translated code reaches it with 32-bit displacements. It is position-independent
- * and uses nothing but gs-relative memory (layout.h).
+ * The doors into and out of translated code. This text is never run where the linker puts it: it is
+ * copied to the head of the code cache, so that translated code reaches it with 32-bit
+ * displacements. It is position-independent and uses nothing but gs-relative memory (layout.h).
  */
 #include "engine/soft/layout.h"
 
@@ -28,7 +28,7 @@
 	.hidden soft_runtime_link, soft_runtime_thunk, soft_runtime_trap, soft_runtime_poll
 soft_runtime_start:
 
-/* void enter(void): run at gs:ENTRY with the guest's registers; returns when translated code leaves. */
+/* void enter(void): run at gs:ENTRY with the guest's registers until translated code leaves. */
 soft_runtime_enter:
 	pushq %rbp
 	pushq %rbx

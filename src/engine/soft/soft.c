@@ -87,7 +87,7 @@ static int soft_probe_host(struct vz_error *e)
 	if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE) || !(c & bit_SSE4_2) ||
 		!__get_cpuid(0x80000001, &a, &b, &c, &d) || !(c & bit_LAHF_LM))
 		return err_set(e, ENOTSUP, "engine",
-			"the software CPU needs a host CPU with SSE4.2, XSAVE and LAHF (x86-64-v2)");
+			"the software CPU needs a host CPU of level x86-64-v2, with XSAVE");
 	return 0;
 }
 

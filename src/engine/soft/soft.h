@@ -121,7 +121,7 @@ struct lapic {
 	/* bit 0: INIT arrived; bit 1: SIPI arrived, vector in bits 8..15 */
 	_Atomic uint32_t init_sipi;
 	_Atomic bool nmi;
-	int timer_fd;             /* watched by the engine's timer thread */
+	int timer_fd;            /* watched by the engine's timer thread */
 	_Atomic bool timer_busy; /* the timer thread is between expiry and interrupt */
 	bool timer_ended;        /* a one-shot count has come to 0 and its interrupt is sent */
 };
@@ -138,9 +138,9 @@ struct vcpu {
 	uint64_t host_rsp;
 	uint64_t temp[6];
 	uint32_t exit, site;
-	uint64_t entry;         /* host address to enter at */
-	uint64_t sysflags;      /* IF, TF, IOPL, NT, RF, AC, ID */
-	uint64_t irq_waiting;   /* an interrupt waits for IF: sti must go to C */
+	uint64_t entry;       /* host address to enter at */
+	uint64_t sysflags;    /* IF, TF, IOPL, NT, RF, AC, ID */
+	uint64_t irq_waiting; /* an interrupt waits for IF: sti must go to C */
 
 	/* Known to C only. */
 	struct engine *engine;
@@ -177,7 +177,7 @@ struct vcpu {
 	uint64_t *branch_tag[2], *branch_host[2]; /* [user] */
 	/* entries to clear on a CR3 write: index | user << 16 */
 	uint32_t *tlb_log, tlb_logged;
-	uint32_t *global_log, global_logged; /* the same for global pages */
+	uint32_t *global_log, global_logged;       /* the same for global pages */
 	uint32_t *branch_log[2], branch_logged[2]; /* [global] */
 	uint64_t exec_pages[1024]; /* bloom filter of virtual pages in the branch cache */
 	/* bloom filter of 2 MiB regions that were mapped by large pages */

@@ -80,7 +80,7 @@ static bool possible(const struct cpu_state *s)
 	return true;
 }
 
-/* The CPUs' counters stay equal: the first one's value is for all, however late the others are set. */
+/* The CPUs' counters stay equal: the first one's value is for all. */
 static void set_tsc(struct vcpu *cpu, uint64_t tsc)
 {
 	struct engine *engine = cpu->engine;
