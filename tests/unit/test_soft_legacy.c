@@ -209,7 +209,8 @@ static void divide_errors(void)
 CODE(shifts, 32,
 	"mov $0x80000001, %eax\n rol $1, %eax\n mov $0xf0, %bl\n sar $2, %bl\n"
 	"mov $4, %cl\n mov $0x1234, %dx\n shl %cl, %dx\n shr %dx\n"
-	"mov $0x12345678, %esi\n mov $0x9abcdef0, %edi\n shld $8, %edi, %esi\n shrd %cl, %esi, %edi\n"
+	"mov $0x12345678, %esi\n mov $0x9abcdef0, %edi\n"
+	"shld $8, %edi, %esi\n shrd %cl, %esi, %edi\n"
 	"stc\n mov $1, %ebp\n rcr $1, %ebp\n pushf\n bswap %ebp\n popf\n");
 
 static void shift_and_rotate(void)
@@ -280,7 +281,8 @@ CODE(address16, 16,
 	"mov $0x900, %ax\n mov %ax, %ds\n mov %ax, %ss\n mov $0x10, %bx\n mov $0x20, %si\n"
 	"mov $0x40, %di\n mov $0x80, %bp\n"
 	"movb $1, (%bx,%si)\n movb $2, (%bx,%di)\n movb $3, 1(%bp,%si)\n movb $4, 2(%bp,%di)\n"
-	"movb $5, (%si)\n movb $6, -1(%di)\n movb $7, 0x300(%bp)\n movb $8, (%bx)\n movb $9, 0x777\n"
+	"movb $5, (%si)\n movb $6, -1(%di)\n movb $7, 0x300(%bp)\n"
+	"movb $8, (%bx)\n movb $9, 0x777\n"
 	"movb $10, %es:0x9400\n movb $11, -1(%bx)\n mov $0xfff0, %bx\n movb $12, 0x20(%bx)\n"
 	"mov $0x500, %eax\n movb $13, 4(%eax,%eax,2)\n lea 2(%bp,%di), %cx\n mov 0x777, %al\n");
 
@@ -382,7 +384,8 @@ CODE(strings, 32,
 	"mov $0x9200, %edi\n mov $0x41, %al\n mov $10000, %ecx\n rep stosb\n"
 	"mov $0x9000, %edi\n xor %al, %al\n mov $-1, %ecx\n repne scasb\n not %ecx\n push %ecx\n"
 	"mov $0x9000, %esi\n mov $0x9100, %edi\n mov $20, %ecx\n repe cmpsb\n push %ecx\n"
-	"std\n mov $0x9003, %esi\n lodsb\n mov %al, %bl\n lodsw\n cld\n xor %ecx, %ecx\n rep stosl\n");
+	"std\n mov $0x9003, %esi\n lodsb\n mov %al, %bl\n"
+	"lodsw\n cld\n xor %ecx, %ecx\n rep stosl\n");
 
 static void string_instructions(void)
 {
@@ -583,7 +586,8 @@ CODE(trampoline, 16,
 	"2: lock btsl $0, 0x9000\n jnc 3f\n pause\n jmp 2b\n"
 	"3: movl $0x9ff0, %esp\n movl $0x20, %eax\n movl %eax, %cr4\n movl $0x20000, %eax\n"
 	"movl %eax, %cr3\n movl $0xc0000080, %ecx\n movl $0x901, %eax\n xorl %edx, %edx\n wrmsr\n"
-	"movl $0x80010001, %eax\n movl %eax, %cr0\n movl $0x5a5a, %esi\n ljmpl *(4f - org + 0x8000)\n"
+	"movl $0x80010001, %eax\n movl %eax, %cr0\n"
+	"movl $0x5a5a, %esi\n ljmpl *(4f - org + 0x8000)\n"
 	"9: hlt\n"
 	".balign 8\n"
 	"6: .word 0\n .long 0\n"
@@ -617,9 +621,11 @@ static void trampoline_to_long_mode(void)
 /* The 32-bit entry of a kernel that was loaded by a 32-bit boot protocol. */
 CODE(pvh, 32,
 	"cld\n lgdt (1f - org + 0x8000)\n mov $0x10, %eax\n mov %eax, %ds\n mov %eax, %es\n"
-	"mov %eax, %ss\n mov $0x9100, %edi\n mov %ebx, %esi\n mov $40, %ecx\n shr $2, %ecx\n rep movsl\n"
+	"mov %eax, %ss\n mov $0x9100, %edi\n mov %ebx, %esi\n"
+	"mov $40, %ecx\n shr $2, %ecx\n rep movsl\n"
 	"mov $0x9f00, %esp\n mov %cr4, %eax\n orl $0x20, %eax\n mov %eax, %cr4\n"
-	"mov $0xc0000080, %ecx\n rdmsr\n btsl $8, %eax\n wrmsr\n mov $0x20000, %eax\n mov %eax, %cr3\n"
+	"mov $0xc0000080, %ecx\n rdmsr\n btsl $8, %eax\n"
+	"wrmsr\n mov $0x20000, %eax\n mov %eax, %cr3\n"
 	"mov $0x80000001, %eax\n mov %eax, %cr0\n push $8\n push $0x123456\n lret\n"
 	"1: .word 23\n .long 2f - org + 0x8000\n"
 	"2: .quad 0, 0x00af9a000000ffff, 0x00cf92000000ffff\n");
