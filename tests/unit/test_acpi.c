@@ -198,7 +198,8 @@ static bool dump(const char *folder, const char *name, const uint8_t *p)
 	ok = fwrite(p, 1, le32_load(p + 4), f) == le32_load(p + 4);
 	fclose(f);
 	snprintf(command, sizeof(command),
-		"cd %s && iasl -d %s.dat >%s.log 2>&1 && ! grep -i 'error\\|warning\\|invalid' %s.log",
+		"cd %s && iasl -d %s.dat >%s.log 2>&1 && "
+		"! grep -i 'error\\|warning\\|invalid' %s.log",
 		folder, name, name, name);
 	ok = ok && system(command) == 0;
 	snprintf(path, sizeof(path), "%s/%s.dsl", folder, name);

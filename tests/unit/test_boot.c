@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Kernel loaders: small kernels made here, in every compression, go through boot_open and boot_load;
- * damaged ones are refused with an error that names the damage.
+ * Kernel loaders: small kernels made here, in every compression, go through boot_open and
+ * boot_load; damaged ones are refused with an error that names the damage.
  */
 #include "base/arith.h"
 #include "base/le.h"

@@ -13,7 +13,7 @@
 #define VCPU_SEG_BASE    144
 #define VCPU_PENDING     208
 #define VCPU_HOST_RSP    216
-#define VCPU_TEMP        224 /* words: 0 rax or rcx, 1 flags, 2 and 3 of a miss, 4 call target, 5 rsp */
+#define VCPU_TEMP        224 /* words: 0 rax or rcx, 1 flags, 2-3 a miss, 4 target, 5 rsp */
 #define VCPU_EXIT        272
 #define VCPU_SITE        276
 #define VCPU_ENTRY       280
