@@ -719,6 +719,8 @@ static void state_keeps_due_timer(void)
 	lapic_reset(cpu);
 	s.tsc_deadline = soft_tsc(cpu) - 1;
 	CHECK_EQ(lapic_set_state(cpu, &s), 0);
+	received(0x77);
+	lapic_timer_rearm(cpu);
 	CHECK_EQ(received(0x77), 1);
 	/* A count that has ended without the timer's thread having seen it. */
 	timer_thread_stop(engine);
@@ -735,6 +737,26 @@ static void state_keeps_due_timer(void)
 	lapic_reset(cpu);
 	CHECK_EQ(lapic_set_state(cpu, &s), 0);
 	CHECK_EQ(await(0x78, 20), 0);
+}
+
+/* A deadline is one of the guest's TSC, which the state sets too. */
+static void state_deadline_moves_with_tsc(void)
+{
+	static struct cpu_state s;
+	uint64_t v;
+
+	set(cpu, LVT, DEADLINE | 0x7a);
+	lapic_msr_write(cpu, 0x6e0, soft_tsc(cpu) + 100 * engine->tsc_khz);
+	soft_get_state(cpu, &s);
+	s.tsc /= 2;
+	s.lapic.tsc_deadline = s.tsc + 100 * engine->tsc_khz;
+	s.xcr0 = 1;
+	CHECK_EQ(soft_set_state(cpu, &s), 0);
+	CHECK(lapic_msr_read(cpu, 0x6e0, &v) && v == s.lapic.tsc_deadline);
+	CHECK_EQ(received(0x7a), 0);
+	CHECK(await(0x7a, 1000));
+	for (unsigned i = 0; i < 3; i++)
+		cpus[i]->tsc_offset = 0;
 }
 
 static void state_refused(void)
@@ -816,6 +838,7 @@ int main(void)
 	APIC_TEST(ioapic_level_refused);
 	APIC_TEST(state_round_trip);
 	APIC_TEST(state_keeps_due_timer);
+	APIC_TEST(state_deadline_moves_with_tsc);
 	APIC_TEST(state_refused);
 	soft_not_running(cpus[0]);
 	engine_soft.close(engine);

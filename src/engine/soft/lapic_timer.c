@@ -312,8 +312,8 @@ void timer_set_state(struct vcpu *cpu, const struct cpu_lapic *s)
 
 	lapic->timer_divide = s->regs[INDEX_DIVIDE];
 	if (MODE(lapic->lvt[LVT_TIMER]) == MODE_DEADLINE) {
+		/* The TSC that it refers to is set later: lapic_timer_rearm looks at it then. */
 		__atomic_store_n(&lapic->tsc_deadline, s->tsc_deadline, __ATOMIC_SEQ_CST);
-		lapic_timer_rearm(cpu);
 		return;
 	}
 	lapic->timer_initial = s->regs[INDEX_INITIAL];

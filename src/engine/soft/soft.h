@@ -341,7 +341,10 @@ void lapic_fini(struct vcpu *cpu);
 void lapic_timer_expired(struct vcpu *cpu);  /* timer thread */
 void lapic_take_init_sipi(struct vcpu *cpu); /* do what lapic.init_sipi asks for */
 void lapic_timer_rearm(struct vcpu *cpu);    /* after the guest's TSC changed */
-/* The vCPU is not running. set: -EINVAL for what no local APIC can hold. */
+/*
+ * The vCPU is not running. set: -EINVAL for what no local APIC can hold; lapic_timer_rearm is to
+ * follow when the TSC is right.
+ */
 void lapic_get_state(struct vcpu *cpu, struct cpu_lapic *s);
 int lapic_set_state(struct vcpu *cpu, const struct cpu_lapic *s);
 /* Deliver a message to the local APICs it addresses; any thread. */

@@ -125,6 +125,7 @@ int soft_set_state(struct vcpu *cpu, const struct cpu_state *s)
 	cpu->tsc_aux = s->tsc_aux;
 	cpu->spec_ctrl = s->spec_ctrl;
 	set_tsc(cpu, s->tsc);
+	lapic_timer_rearm(cpu);
 	cpu->kvmclock_system = s->kvmclock_system;
 	cpu->kvmclock_wall = s->kvmclock_wall;
 	cpu->mp = s->mp;
