@@ -744,13 +744,15 @@ static unsigned live_before(const struct block *block, const struct insn *in, un
 	/* A miss starts pushf again, and it must find the flags. */
 	if (in->class == INSN_PUSHF)
 		return FLAGS_ARITH;
+	if (in->flags_maybe)
+		return after | in->flags_read;
 	/*
 	 * What the manual calls undefined is often unchanged in fact (bt, div). Not so AF alone,
 	 * which is what logic leaves undefined.
 	 */
 	if (in->flags_undefined & ~FLAG_AF)
 		after &= ~(unsigned)in->flags_write | in->flags_undefined;
-	else if (!in->flags_maybe)
+	else
 		after &= ~(unsigned)in->flags_write;
 	return after | in->flags_read;
 }
