@@ -170,6 +170,6 @@ void ioapic_reset(struct engine *engine)
 void ioapic_init(struct engine *engine)
 {
 	pthread_mutex_init(&engine->ioapic.lock, NULL);
-	engine->ioapic.level = engine->ioapic.pending = 0;
+	engine->ioapic.level = 0;
 	ioapic_reset(engine);
 }

@@ -387,7 +387,7 @@ static bool deliver(struct vcpu *cpu)
 		soft_deliver_fault(cpu);
 		return true;
 	}
-	if (cpu->shadow)
+	if (cpu->shadow || cpu->mp == CPU_MP_WAIT_SIPI)
 		return false;
 	if (atomic_load_explicit(&cpu->lapic.nmi, memory_order_relaxed) && !cpu->nmi_blocked) {
 		atomic_store(&cpu->lapic.nmi, false);
@@ -396,8 +396,6 @@ static bool deliver(struct vcpu *cpu)
 		soft_interrupt(cpu, EXC_NMI, false);
 		return true;
 	}
-	if (cpu->mp == CPU_MP_WAIT_SIPI)
-		return false;
 	if (!(cpu->sysflags & FL_IF)) {
 		cpu->irq_waiting = lapic_pending(cpu) >= 0;
 		return false;

@@ -339,7 +339,6 @@ static int soft_state(struct engine *engine, struct state *s)
 	for (unsigned i = 0; i < ENGINE_IOAPIC_PINS; i++)
 		state_u64(s, "redirection", &engine->ioapic.redirection[i]);
 	state_u32(s, "level", &engine->ioapic.level);
-	state_u32(s, "pending", &engine->ioapic.pending);
 	return state_leave(s);
 }
 

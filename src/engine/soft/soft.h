@@ -205,7 +205,7 @@ struct ioapic {
 	pthread_mutex_t lock;
 	uint32_t id, select;
 	uint64_t redirection[ENGINE_IOAPIC_PINS];
-	uint32_t level, pending; /* pin levels */
+	uint32_t level; /* of the pins */
 };
 
 struct doorbell {

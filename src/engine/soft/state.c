@@ -9,6 +9,9 @@
 
 void soft_get_state(struct vcpu *cpu, struct cpu_state *s)
 {
+	/* An INIT or SIPI under way has no place in the state: it happens now. */
+	if (atomic_load(&cpu->lapic.init_sipi))
+		lapic_take_init_sipi(cpu);
 	soft_fpu_park(cpu);
 	memset(s, 0, sizeof(*s));
 	memcpy(s->gpr, cpu->gpr, sizeof(s->gpr));
@@ -107,7 +110,6 @@ int soft_set_state(struct vcpu *cpu, const struct cpu_state *s)
 	cpu->cr2 = s->cr2;
 	cpu->cr3 = s->cr3;
 	cpu->cr4 = s->cr4;
-	lapic_set_cr8(cpu, (uint8_t)s->cr8);
 	cpu->efer = s->efer;
 	cpu->xcr0 = s->xcr0;
 	memcpy(cpu->dr, s->dr, sizeof(cpu->dr));
