@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "machine/config.h"
+#include "platform/power.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -261,6 +262,18 @@ static void reset_all(struct board *b)
 	b->class->reset(b->engine);
 }
 
+/*
+ * Without EFI, Linux resets a board of hardware-reduced ACPI by jumping to where the BIOS was:
+ * mov dx, reset register; mov al, value; out dx, al; 1: hlt; jmp 1b.
+ */
+static int write_reset_vector(struct board *b)
+{
+	static const uint8_t code[] = { 0xba, (POWER_PORT + POWER_RESET) & 0xff,
+		(POWER_PORT + POWER_RESET) >> 8, 0xb0, POWER_RESET_VALUE, 0xee, 0xf4, 0xeb, 0xfd };
+
+	return mem_write(b->mem, BOARD_RESET_VECTOR, code, sizeof(code));
+}
+
 int board_power_on(struct board *b, struct vz_error *e)
 {
 	struct acpi_board acpi = {
@@ -279,6 +292,8 @@ int board_power_on(struct board *b, struct vz_error *e)
 		reset_all(b);
 	b->used = true;
 	r = acpi_write(b->mem, &acpi, &rsdp, e);
+	if (!r)
+		r = write_reset_vector(b);
 	if (!r)
 		r = boot_load(b->kernel, b->mem, &boot, e);
 	if (r)

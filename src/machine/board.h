@@ -14,14 +14,15 @@
 #include "engine/engine.h"
 #include "platform/platform.h"
 
-#define BOARD_MMIO32      0xd0000000ull
-#define BOARD_MMIO32_SIZE 0x18000000ull
-#define BOARD_ECAM        0xe8000000ull /* 1 MiB: bus 0 */
-#define BOARD_ECAM_SIZE   0x100000ull
-#define BOARD_MMIO64_MIN  (512 * GiB)
-#define BOARD_MMIO64_SIZE (256 * GiB) /* with 1 TiB of RAM it still ends below 2^46 */
-#define BOARD_ACPI        BOOT_ACPI_RSDP
-#define BOARD_ACPI_END    BOOT_RESERVED_END
+#define BOARD_MMIO32       0xd0000000ull
+#define BOARD_MMIO32_SIZE  0x18000000ull
+#define BOARD_ECAM         0xe8000000ull /* 1 MiB: bus 0 */
+#define BOARD_ECAM_SIZE    0x100000ull
+#define BOARD_MMIO64_MIN   (512 * GiB)
+#define BOARD_MMIO64_SIZE  (256 * GiB) /* with 1 TiB of RAM it still ends below 2^46 */
+#define BOARD_ACPI         BOOT_ACPI_RSDP
+#define BOARD_ACPI_END     BOARD_RESET_VECTOR
+#define BOARD_RESET_VECTOR 0xffff0ull /* real mode f000:fff0, to 1 MiB */
 
 struct vz_config;
 
