@@ -7,6 +7,7 @@
 
 #define APIC_MMIO   0xfee00000ull
 #define IOAPIC_MMIO 0xfec00000ull
+#define WAKE_VECTOR 0xf0
 
 extern uint8_t trampoline[], trampoline_end[], trampoline_cr3[], trampoline_stack[];
 
@@ -94,9 +95,16 @@ void ap_main(void)
 		if (call) {
 			call(ap->arg);
 			ap->call = NULL;
+		} else {
+			sti_hlt();
 		}
-		pause();
 	}
+}
+
+static bool woken(struct regs *frame)
+{
+	apic_write(APIC_EOI, 0);
+	return true;
 }
 
 static void set_parameter(const uint8_t *symbol, uint64_t value)
@@ -117,6 +125,7 @@ bool cpu_start(unsigned cpu)
 	memcpy((void *)TRAMPOLINE, trampoline, (size_t)(trampoline_end - trampoline));
 	set_parameter(trampoline_cr3, read_cr3());
 	set_parameter(trampoline_stack, (uint64_t)ap->stack + sizeof(ap->stack));
+	set_handler(WAKE_VECTOR, woken);
 	ap->online = false;
 	ap->call = NULL;
 	starting = cpu;
@@ -132,6 +141,7 @@ void cpu_call(unsigned cpu, void (*fn)(void *), void *arg)
 {
 	aps[cpu].arg = arg;
 	aps[cpu].call = fn;
+	apic_ipi(cpu, WAKE_VECTOR);
 }
 
 bool cpu_wait(unsigned cpu)

@@ -106,6 +106,8 @@ void bare_init(void)
 	gdt[USER_SS2 / 8] = 0x00cff3000000ffff;
 	for (unsigned i = 0; i < 256; i++)
 		reset_gate(i);
+	outb(0x21, 0xff); /* the interrupt controllers of older machines keep quiet */
+	outb(0xa1, 0xff);
 	bare_init_cpu(0);
 	page_init();
 }

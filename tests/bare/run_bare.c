@@ -330,7 +330,6 @@ static void run(void)
 		print_states();
 	/* The device waits for commands until the end. */
 	pthread_mutex_lock(&board.lock);
-	fflush(stdout);
 	_exit(board.code);
 }
 
@@ -339,6 +338,7 @@ int main(int argc, char **argv)
 	struct engine_config config = { .board = { NULL, board_read, board_write, board_eoi } };
 	struct vz_error e = { 0 };
 
+	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (argc < 3) {
 		fprintf(stderr, "usage: run_bare ENGINE PROGRAM.bin [CPUS [ENGINE-OPTIONS]]\n");
 		return EXIT_TROUBLE;
