@@ -49,7 +49,8 @@ struct serial {
 	struct vdev dev;
 	bool stdio, pty;
 	char *log_path;
-	bool sized; /* the host's side is a terminal */
+	bool sized;     /* the host's side is a terminal */
+	bool size_told; /* since the device was started */
 	struct port ports[PORTS];
 };
 
@@ -105,6 +106,18 @@ static enum outcome output_chain(struct port *p, size_t *budget)
 	return ALL_TAKEN;
 }
 
+/*
+ * Linux takes the size from the config space only when told that it changed, and at its first output
+ * it can be told.
+ */
+static void tell_size(struct serial *serial)
+{
+	if (serial->size_told || !vdev_has(&serial->dev, CONSOLE_F_SIZE))
+		return;
+	serial->size_told = true;
+	vdev_config_changed(&serial->dev);
+}
+
 static bool next_output(struct port *p)
 {
 	if (p->out_pending)
@@ -112,6 +125,7 @@ static bool next_output(struct port *p)
 	if (vq_pop(out_queue(p), p->out) <= 0)
 		return false;
 	p->out_pending = true;
+	tell_size(p->serial);
 	if (p->skip && p->skip_head == p->out->head)
 		chain_skip_read(p->out, MIN((size_t)p->skip, chain_left_read(p->out)));
 	p->skip = 0;
@@ -210,6 +224,7 @@ static void serial_quiesce(struct vdev *dev)
 
 static void serial_start(struct vdev *dev)
 {
+	serial_of(dev)->size_told = false;
 	for (unsigned i = 0; i < PORTS; i++)
 		serial_of(dev)->ports[i].skip = 0;
 }

@@ -454,6 +454,19 @@ static void a_pty_tells_its_size(void)
 	end();
 }
 
+static void the_size_is_told_at_the_first_output(void)
+{
+	unsigned before;
+
+	begin_pty();
+	before = f->config_changes;
+	CHECK_EQ(print("hi", 2), 0);
+	CHECK_EQ(f->config_changes, before + 1);
+	CHECK_EQ(print("hi", 2), 0);
+	CHECK_EQ(f->config_changes, before + 1);
+	end();
+}
+
 static void a_pty_works_both_ways(void)
 {
 	char got[16];
@@ -569,6 +582,7 @@ int main(void)
 	BOTH(the_driver_cannot_change_the_config);
 	BOTH(a_pipe_has_no_size);
 	BOTH(a_pty_tells_its_size);
+	BOTH(the_size_is_told_at_the_first_output);
 	BOTH(a_pty_works_both_ways);
 	BOTH(a_pty_without_a_viewer_does_not_stop_the_guest);
 	BOTH(a_log_file_gets_the_output);
