@@ -9,8 +9,8 @@
 #include "engine/soft/emit.h"
 #include "engine/soft/soft.h"
 
-#define CODE_BYTES   (96u << 20)
-#define CODE_HOT_END (60u << 20) /* hot code grows up to here, cold stubs from here to the end */
+#define CODE_BYTES   (64u << 20)
+#define CODE_HOT_END (40u << 20) /* hot code grows up to here, cold stubs from here to the end */
 #define BLOCKS_MAX   (1u << 20)
 #define SITES_MAX    (4u << 20)
 #define BLOCK_INSNS  64
