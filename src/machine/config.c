@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * vz_config and vz_device: setters, defaults, and what help texts ask. Validation is in
- * validate.c.
+ * vz_config and vz_device: setters and defaults. Validation is in validate.c, what there is to
+ * choose from in choices.c.
  */
 #include "machine/config.h"
 #include "base/arith.h"
