@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <time.h>
 #include <unistd.h>
@@ -329,6 +330,14 @@ static void guest_does(vz_machine *m, enum act what)
 	fake_kick(&last_engine->cpus[0]);
 }
 
+/* And be sure that it has begun to. */
+static void guest_begins(vz_machine *m, enum act what)
+{
+	guest_does(m, what);
+	while (next_act != ACT_NOTHING)
+		sched_yield();
+}
+
 /* --- the tests --------------------------------------------------------------------------- */
 
 static void a_machine_starts_and_stops(void)
@@ -438,7 +447,7 @@ static void pause_meets_power_off(void)
 {
 	vz_machine *m = machine_running(2);
 
-	guest_does(m, ACT_OFF);
+	guest_begins(m, ACT_OFF);
 	vz_machine_pause(m, on_done, NULL);
 	UNTIL(m, heard.done == 2 && heard.stopped == 1);
 	CHECK_EQ(heard.failed, 1);
@@ -450,7 +459,7 @@ static void pause_meets_reboot(void)
 {
 	vz_machine *m = machine_running(2);
 
-	guest_does(m, ACT_RESET);
+	guest_begins(m, ACT_RESET);
 	vz_machine_pause(m, on_done, NULL);
 	UNTIL(m, heard.done == 2);
 	CHECK_EQ(heard.failed, 0);
