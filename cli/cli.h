@@ -53,13 +53,14 @@ struct options {
 	vz_log_level log_level;
 	unsigned consoles; /* virtio-serial devices */
 	int stdio_console; /* index of the one on standard input and output; -1: none */
+	unsigned faults;   /* wrong options met so far */
 };
 
 /*
  * Parse all arguments into a configuration. -1: go on; else the exit status (after --help, or an
- * error).
+ * error). every: say all that is wrong, count it in faults, and go on.
  */
-int options_parse(struct options *o, int argc, char **argv);
+int options_parse(struct options *o, int argc, char **argv, bool every);
 void options_fini(struct options *o);
 
 /* --- device.c -------------------------------------------------------------------------------- */

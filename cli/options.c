@@ -170,27 +170,34 @@ static const struct cli_option *recognise(const char *arg, const char **value)
 	return find_long(arg + 2, len);
 }
 
-static int parse_all(struct options *o, int argc, char **argv)
+/* The option at *i, which moves to its value if that is a word of its own. */
+static int parse_one(struct options *o, int argc, char **argv, int *i)
+{
+	const char *arg = argv[*i], *value;
+	const struct cli_option *option;
+
+	if (arg[0] != '-' || !arg[1])
+		return fail("unexpected argument: %s", arg);
+	option = recognise(arg, &value);
+	if (!option)
+		return unknown(arg, strcspn(arg + 2, "="));
+	if (!option->arg && value)
+		return fail("--%s takes no value", option->name);
+	if (option->arg && !value && *i + 1 == argc)
+		return fail("--%s needs a value: %s", option->name, option->arg);
+	if (option->arg && !value)
+		value = argv[++*i];
+	return option->set(o, value);
+}
+
+static int parse_all(struct options *o, int argc, char **argv, bool every)
 {
 	for (int i = 0; i < argc; i++) {
-		const struct cli_option *option;
-		const char *value;
-		int r;
+		int r = parse_one(o, argc, argv, &i);
 
-		if (argv[i][0] != '-' || !argv[i][1])
-			return fail("unexpected argument: %s", argv[i]);
-		option = recognise(argv[i], &value);
-		if (!option)
-			return unknown(argv[i], strcspn(argv[i] + 2, "="));
-		if (!option->arg && value)
-			return fail("--%s takes no value", option->name);
-		if (option->arg && !value && i + 1 == argc)
-			return fail("--%s needs a value: %s", option->name, option->arg);
-		if (option->arg && !value)
-			value = argv[++i];
-		r = option->set(o, value);
-		if (r)
+		if (r == EXIT_SAID || (r && !every))
 			return r;
+		o->faults += r != 0;
 	}
 	return 0;
 }
@@ -216,7 +223,7 @@ static int apply_bootloader(struct options *o)
 	return r ? fail_error(&e) : 0;
 }
 
-int options_parse(struct options *o, int argc, char **argv)
+int options_parse(struct options *o, int argc, char **argv, bool every)
 {
 	int r;
 
@@ -224,10 +231,12 @@ int options_parse(struct options *o, int argc, char **argv)
 	o->config = vz_config_new();
 	if (!o->config)
 		return fail("out of memory");
-	r = parse_all(o, argc, argv);
-	if (!r)
+	r = parse_all(o, argc, argv, every);
+	if (!r) {
 		r = apply_bootloader(o);
-	if (!r)
+		o->faults += r != 0;
+	}
+	if (!r || (every && r != EXIT_SAID))
 		return -1;
 	options_fini(o);
 	return r == EXIT_SAID ? 0 : 1;

@@ -294,7 +294,7 @@ int cmd_run(int argc, char **argv)
 
 	if (!r)
 		return fail("out of memory");
-	status = options_parse(&r->options, argc, argv);
+	status = options_parse(&r->options, argc, argv, false);
 	if (status < 0) {
 		status = start(r);
 		if (!status) {

@@ -12,11 +12,11 @@ int cmd_validate(int argc, char **argv)
 {
 	struct options o;
 	unsigned faults;
-	int r = options_parse(&o, argc, argv);
+	int r = options_parse(&o, argc, argv, true);
 
 	if (r >= 0)
 		return r;
-	faults = vz_config_validate(o.config, report, NULL);
+	faults = o.faults + vz_config_validate(o.config, report, NULL);
 	options_fini(&o);
 	if (!faults)
 		printf("the configuration is valid\n");

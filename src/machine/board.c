@@ -188,7 +188,7 @@ static int open_kernel(struct board *b, const struct vz_config *c, struct vz_err
 	request.kernel = b->kernel_path;
 	request.initrd = b->initrd_path;
 	request.cmdline = b->cmdline;
-	return boot_open(&b->kernel, &request, c->memory, e) ? config_name_file(c, e) : 0;
+	return boot_open(&b->kernel, &request, c->memory, e);
 }
 
 int board_open(struct board *b, const struct vz_config *c, const struct engine_class *class,

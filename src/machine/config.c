@@ -182,19 +182,6 @@ struct boot_request config_boot_request(const struct vz_config *c)
 	};
 }
 
-int config_name_file(const struct vz_config *c, struct vz_error *e)
-{
-	const char *path = NULL;
-
-	if (!e)
-		return -EINVAL;
-	if (!strcmp(e->where, "bootloader.kernel"))
-		path = c->kernel;
-	else if (!strcmp(e->where, "bootloader.initrd"))
-		path = c->initrd;
-	return path ? err_prefix(e, "'%s'", path) : e->code;
-}
-
 static const char *nearest_class(const char *name)
 {
 	const char *words[65] = { 0 };

@@ -53,9 +53,6 @@ const void *config_device_field(const struct vz_device *device, const char *key,
 /* What the boot loader is asked for; strings are the configuration's. */
 struct boot_request config_boot_request(const struct vz_config *config);
 
-/* Put the file's name before what the boot loader found wrong with it. Returns the error's code. */
-int config_name_file(const struct vz_config *config, struct vz_error *e);
-
 /*
  * Find the engine: by name, or for "auto" the first that works. why gets a sentence that tells
  * the choice. NULL with *e set (where "engine").

@@ -201,7 +201,6 @@ static void check_boot_files(struct report *r, const struct vz_config *c)
 
 	if (!c->has_kernel || !boot_check(&request, c->memory, &fault))
 		return;
-	config_name_file(c, &fault);
 	report(r, &fault);
 	if (c->initrd && strcmp(fault.where, "bootloader.initrd"))
 		check_initrd_file(r, c->initrd);

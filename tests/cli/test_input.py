@@ -246,5 +246,12 @@ def test_validate_reports_every_fault(directory):
         assert f"vizor: {field}: " in done.stderr, f"{field} is not in: {done.stderr}"
 
 
+def test_validate_goes_on_after_an_option_that_it_cannot_parse(directory):
+    done = vizor("validate", "--typo", "-d", "virtio-blok,path=x", "-c", "0", "-k", elf_kernel(directory / "k"))
+    assert done.returncode == 1
+    for words in ("--typo", "virtio-blok (did you mean virtio-blk?)", "vizor: cpus: "):
+        assert words in done.stderr, f"'{words}' is not in: {done.stderr}"
+
+
 if __name__ == "__main__":
     main()
