@@ -44,6 +44,9 @@ static int map_code(struct code *code, struct vz_error *e)
 		code->rw = NULL;
 	if (code->rx == MAP_FAILED)
 		code->rx = NULL;
+	if ((!code->rw || !code->rx) && errno == ENOMEM)
+		return err_set(e, errno, "engine", "no memory for translated code: %s",
+			strerror(errno));
 	if (!code->rw || !code->rx)
 		return err_set(e, errno, "engine",
 			"this system refuses executable memory, which the software CPU needs: %s "
@@ -75,6 +78,7 @@ int code_init(struct engine *engine, struct vz_error *e)
 	if (!code->blocks || !code->sites || !code->buckets || !code->page_first ||
 		!engine->page_flags)
 		return err_set(e, ENOMEM, "engine", "out of memory");
+	/* NOLINTNEXTLINE(clang-analyzer-core.NonNullParamChecker): map_code() has set it */
 	memcpy(code->rw, soft_runtime_start, runtime);
 	code->first = (runtime + 63) & ~63u;
 	for (unsigned i = 0; i < engine->cpus; i++) {
