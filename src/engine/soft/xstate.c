@@ -236,6 +236,10 @@ bool sys_unit_ready(struct vcpu *cpu)
 		return soft_raise(cpu, EXC_UD);
 	if (emulated && (unit == UNIT_SSE || unit == UNIT_MMX))
 		return soft_raise(cpu, EXC_UD);
+	/* fwait alone asks whether it is monitored, and is never emulated. */
+	if (unit == UNIT_X87 && cpu->insn.map == 0 && cpu->insn.opcode == 0x9b)
+		return (cpu->cr0 & (CR0_MP | CR0_TS)) != (CR0_MP | CR0_TS) ||
+		       soft_raise(cpu, EXC_NM);
 	if ((cpu->cr0 & CR0_TS) || (emulated && unit == UNIT_X87))
 		return soft_raise(cpu, EXC_NM);
 	return true;
