@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -20,8 +21,8 @@ struct run {
 	struct options options;
 	vz_machine *machine;
 	struct tail tail;
-	int signals, quit; /* signalfd, eventfd */
-	bool pidfile_written;
+	int signals, quit;   /* signalfd, eventfd */
+	struct stat pidfile; /* what we wrote, if it is a file: st_nlink is not 0 then */
 	bool stopping;
 	long long deadline; /* ms on CLOCK_MONOTONIC; 0: none */
 	bool done;
@@ -219,12 +220,23 @@ static int write_pidfile(struct run *r)
 		return 0;
 	f = fopen(path, "we");
 	if (f) {
-		r->pidfile_written = true;
+		if (fstat(fileno(f), &r->pidfile) < 0 || !S_ISREG(r->pidfile.st_mode))
+			r->pidfile.st_nlink = 0;
 		fprintf(f, "%d\n", (int)getpid());
 	}
 	if (!f || fclose(f))
 		return fail("--pidfile: %s: %s", path, strerror(errno));
 	return 0;
+}
+
+/* Only the file that was written: the path may be a device, or another process's file by now. */
+static void remove_pidfile(const struct run *r)
+{
+	struct stat now;
+
+	if (r->pidfile.st_nlink && lstat(r->options.pidfile, &now) == 0 &&
+		now.st_dev == r->pidfile.st_dev && now.st_ino == r->pidfile.st_ino)
+		unlink(r->options.pidfile);
 }
 
 static void open_consoles(struct run *r)
@@ -277,8 +289,7 @@ static void clean_up(struct run *r)
 		print_counters(r);
 	vz_machine_free(r->machine);
 	term_restore();
-	if (r->pidfile_written)
-		unlink(r->options.pidfile);
+	remove_pidfile(r);
 	vz_log_set(VZ_LOG_ERROR, NULL, NULL);
 	if (r->signals > 0)
 		close(r->signals);

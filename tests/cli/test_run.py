@@ -117,6 +117,26 @@ def test_pidfile_exists_while_the_machine_does(directory):
     assert not path.exists()
 
 
+def test_pidfile_that_is_no_file_stays(directory):
+    # A private twin of /dev/null: the path must not be unlinked.
+    path = directory / "null"
+    path.symlink_to("/dev/null")
+    done = vizor("--pidfile", path, "-k", kernel(directory / "k", POWER_OFF))
+    assert done.returncode == 0, done.stderr
+    assert path.is_symlink()
+
+
+def test_pidfile_of_another_process_stays(directory):
+    path = directory / "pid"
+    process = running(directory, HALT, "--pidfile", path)
+    path.unlink()
+    path.write_text("1\n")
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGHUP)
+    assert ended(process, 6) == 0
+    assert path.read_text() == "1\n"
+
+
 def test_cmdline_may_be_left_out(directory):
     done = vizor("--bootloader", f"linux,kernel={kernel(directory / 'k', POWER_OFF)}")
     assert done.returncode == 0, done.stderr
