@@ -21,8 +21,8 @@ struct run {
 	struct options options;
 	vz_machine *machine;
 	struct tail tail;
-	int signals, quit;   /* signalfd, eventfd */
-	struct stat pidfile; /* what we wrote, if it is a file: st_nlink is not 0 then */
+	int signals, quit;    /* signalfd, eventfd */
+	bool pidfile_written; /* and it is a file, not a device */
 	bool stopping;
 	long long deadline; /* ms on CLOCK_MONOTONIC; 0: none */
 	bool done;
@@ -214,14 +214,14 @@ static int open_signals(struct run *r)
 static int write_pidfile(struct run *r)
 {
 	const char *path = r->options.pidfile;
+	struct stat st;
 	FILE *f;
 
 	if (!path)
 		return 0;
 	f = fopen(path, "we");
 	if (f) {
-		if (fstat(fileno(f), &r->pidfile) < 0 || !S_ISREG(r->pidfile.st_mode))
-			r->pidfile.st_nlink = 0;
+		r->pidfile_written = fstat(fileno(f), &st) == 0 && S_ISREG(st.st_mode);
 		fprintf(f, "%d\n", (int)getpid());
 	}
 	if (!f || fclose(f))
@@ -229,14 +229,19 @@ static int write_pidfile(struct run *r)
 	return 0;
 }
 
-/* Only the file that was written: the path may be a device, or another process's file by now. */
+/* Only a file that still says what was written: it may be another process's by now. */
 static void remove_pidfile(const struct run *r)
 {
-	struct stat now;
+	const char *path = r->options.pidfile;
+	char text[32] = "", ours[32];
+	FILE *f = r->pidfile_written ? fopen(path, "re") : NULL;
 
-	if (r->pidfile.st_nlink && lstat(r->options.pidfile, &now) == 0 &&
-		now.st_dev == r->pidfile.st_dev && now.st_ino == r->pidfile.st_ino)
-		unlink(r->options.pidfile);
+	if (!f)
+		return;
+	snprintf(ours, sizeof(ours), "%d\n", (int)getpid());
+	if (fgets(text, sizeof(text), f) && !strcmp(text, ours))
+		unlink(path);
+	fclose(f);
 }
 
 static void open_consoles(struct run *r)
