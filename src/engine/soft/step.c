@@ -449,16 +449,14 @@ static bool execute(struct vcpu *cpu, const uint8_t *bytes)
 static void stack_fault(struct vcpu *cpu)
 {
 	const struct insn *in = &cpu->insn;
+	bool implicit = in->class >= INSN_PUSH && in->class <= INSN_RET;
 
 	if (cpu->fault.vector != EXC_GP || !cpu->fault.address)
 		return;
-	if (in->has_mem &&
-		!(soft_canonical(soft_ea(cpu)) && soft_canonical(soft_ea(cpu) + in->mem_size))) {
-		if (!in->segment && (in->base == RSP || in->base == RBP))
-			cpu->fault.vector = EXC_SS;
-	} else if (in->class >= INSN_PUSH && in->class <= INSN_RET) {
+	if (in->has_mem && (!implicit || cpu->fault.address - soft_ea(cpu) < 16))
+		implicit = !in->segment && (in->base == RSP || in->base == RBP);
+	if (implicit)
 		cpu->fault.vector = EXC_SS;
-	}
 }
 
 static bool execute_any(struct vcpu *cpu, const uint8_t *bytes)
