@@ -6,30 +6,6 @@
  */
 #include "engine/soft/sysint.h"
 
-bool soft_raise(struct vcpu *cpu, unsigned vector)
-{
-	cpu->fault = (struct fault){ .vector = (uint8_t)vector, .valid = true };
-	return false;
-}
-
-bool soft_raise_error(struct vcpu *cpu, unsigned vector, uint32_t error)
-{
-	cpu->fault = (struct fault){
-		.vector = (uint8_t)vector, .has_error = true, .error = error, .valid = true
-	};
-	return false;
-}
-
-bool soft_raise_pf(struct vcpu *cpu, uint64_t address, uint32_t error)
-{
-	cpu->fault = (struct fault){ .vector = EXC_PF,
-		.has_error = true,
-		.error = error,
-		.address = address,
-		.valid = true };
-	return false;
-}
-
 uint64_t soft_rflags(const struct vcpu *cpu)
 {
 	return (cpu->flags & FL_ARITH_DF) | cpu->sysflags | 2;
@@ -57,7 +33,7 @@ static bool read_gate(struct vcpu *cpu, unsigned vector, bool software, struct g
 
 	if (vector * 16 + 15 > cpu->idt.limit)
 		return soft_raise_error(cpu, EXC_GP, error);
-	if (!soft_read(cpu, cpu->idt.base + vector * 16, word, 16, false))
+	if (!soft_read(cpu, cpu->idt.base + vector * 16ull, word, 16, false))
 		return false;
 	access = (uint8_t)(word[0] >> 40);
 	gate->type = access & 0x1f;
@@ -96,8 +72,8 @@ struct event {
 
 static bool enter_handler(struct vcpu *cpu, const struct event *event)
 {
-	uint64_t frame[6], rsp;
-	unsigned n = event->has_error ? 6 : 5, cpl, skip = 6 - n;
+	uint64_t frame[6], rsp, n = event->has_error ? 6 : 5, skip = 6 - n;
+	unsigned cpl;
 	struct descriptor cs;
 	struct gate gate;
 	uint32_t ext = !event->software;

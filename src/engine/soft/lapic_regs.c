@@ -378,7 +378,7 @@ static bool possible(const struct cpu_lapic *s)
 	       !(r[REG_DIVIDE] & ~0xbu);
 }
 
-static uint64_t bits_load(const uint32_t *r, unsigned i)
+static uint64_t bits_load(const uint32_t *r, size_t i)
 {
 	return r[2 * i] | (uint64_t)r[2 * i + 1] << 32;
 }

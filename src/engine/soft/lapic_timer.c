@@ -17,7 +17,7 @@
 
 #define NSEC          1000000000ull
 #define KHZ_PER_NS    1000000u /* ticks * this / kHz = ns */
-#define SLEEP_MAX     (365 * 86400 * NSEC)
+#define SLEEP_MAX     (365 * (86400 * NSEC))
 /* What a guest may ask of the host: a shorter period would keep a host CPU busy for nothing. */
 #define PERIOD_MIN 100000u
 

@@ -7,11 +7,6 @@
  */
 #include "engine/soft/legacy.h"
 
-bool legacy_undefined(struct legacy *l)
-{
-	return soft_raise(l->cpu, EXC_UD);
-}
-
 /*
  * --- fetching
  * ----------------------------------------------------------------------------------------

@@ -49,7 +49,11 @@ bool legacy_put_rm(struct legacy *l, unsigned size, uint32_t value);
 bool legacy_push(struct legacy *l, unsigned size, uint32_t value);
 bool legacy_pop(struct legacy *l, unsigned size, uint32_t *value);
 unsigned legacy_stack_size(const struct legacy *l);
-bool legacy_undefined(struct legacy *l);
+
+static inline bool legacy_undefined(struct legacy *l)
+{
+	return soft_raise(l->cpu, EXC_UD);
+}
 
 /* legacy_exec.c */
 bool legacy_exec(struct legacy *l, uint8_t opcode);

@@ -98,7 +98,7 @@ bool legacy_int(struct legacy *l, unsigned vector)
 {
 	struct vcpu *cpu = l->cpu;
 	uint32_t offset, selector;
-	uint64_t table = cpu->idt.base + 4 * vector;
+	uint64_t table = cpu->idt.base + 4ull * vector;
 
 	if (protected(cpu)) {
 		cpu->next_rip = l->ip;

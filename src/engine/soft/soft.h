@@ -243,10 +243,31 @@ struct engine {
  * --- exceptions (exception.c, light)
  * -----------------------------------------------------------------
  */
-/* Record a fault; always returns false. */
-bool soft_raise(struct vcpu *cpu, unsigned vector); /* no error code */
-bool soft_raise_error(struct vcpu *cpu, unsigned vector, uint32_t error);
-bool soft_raise_pf(struct vcpu *cpu, uint64_t address, uint32_t error);
+/* Record a fault; always returns false, which callers' compilers and checkers are to know. */
+static inline bool soft_raise(struct vcpu *cpu, unsigned vector) /* no error code */
+{
+	cpu->fault = (struct fault){ .vector = (uint8_t)vector, .valid = true };
+	return false;
+}
+
+static inline bool soft_raise_error(struct vcpu *cpu, unsigned vector, uint32_t error)
+{
+	cpu->fault = (struct fault){
+		.vector = (uint8_t)vector, .has_error = true, .error = error, .valid = true
+	};
+	return false;
+}
+
+static inline bool soft_raise_pf(struct vcpu *cpu, uint64_t address, uint32_t error)
+{
+	cpu->fault = (struct fault){ .vector = EXC_PF,
+		.has_error = true,
+		.error = error,
+		.address = address,
+		.valid = true };
+	return false;
+}
+
 /*
  * Deliver cpu->fault (and clear it): through the IDT with IST, error code, privilege change; rip is
  * that of the instruction (faults) or already after it (int n, int3). Contributory faults make #DF,
@@ -406,7 +427,11 @@ void exclusive_end(struct engine *engine);
 /* Plain copies without libc. */
 static inline void soft_copy(void *to, const void *from, unsigned long n)
 {
+#ifdef __clang_analyzer__ /* it does not see what assembly writes */
+	__builtin_memcpy(to, from, n);
+#else
 	__asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
+#endif
 }
 
 #endif

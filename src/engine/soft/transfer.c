@@ -81,7 +81,7 @@ static bool pop_words(struct vcpu *cpu, uint64_t rsp, uint64_t *word, unsigned n
 
 	if (!soft_read(cpu, rsp, bytes, n * size, cpu->cpl == 3))
 		return false;
-	for (unsigned i = 0; i < n; i++) {
+	for (size_t i = 0; i < n; i++) {
 		word[i] = 0;
 		soft_copy(&word[i], bytes + i * size, size);
 	}
@@ -135,7 +135,7 @@ static bool sys_iret(struct vcpu *cpu)
 static bool sys_retf(struct vcpu *cpu)
 {
 	unsigned size = cpu->insn.op_size, cpl;
-	uint64_t word[5], rsp = cpu->gpr[CPU_RSP] + 2 * size;
+	uint64_t word[5], rsp = cpu->gpr[CPU_RSP] + 2ull * size;
 	uint16_t extra = cpu->insn.imm_size ? (uint16_t)cpu->insn.imm : 0;
 	struct descriptor cs, ss;
 	uint16_t cs_sel;
@@ -185,9 +185,10 @@ static bool sys_far(struct vcpu *cpu)
 		frame[1] = cpu->seg[SEG_CS].selector;
 		soft_copy(bytes, &frame[0], size);
 		soft_copy(bytes + size, &frame[1], size);
-		if (!soft_write(cpu, cpu->gpr[CPU_RSP] - 2 * size, bytes, 2 * size, cpu->cpl == 3))
+		if (!soft_write(cpu, cpu->gpr[CPU_RSP] - 2ull * size, bytes, 2 * size,
+			    cpu->cpl == 3))
 			return false;
-		cpu->gpr[CPU_RSP] -= 2 * size;
+		cpu->gpr[CPU_RSP] -= 2ull * size;
 	}
 	if (!segment_mark_accessed(cpu, &cs))
 		return false;

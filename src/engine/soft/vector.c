@@ -149,8 +149,7 @@ bool sys_maskmov(struct vcpu *cpu)
 
 /* --- gathers ---------------------------------------------------------------------------------- */
 
-static uint64_t element_address(const struct vcpu *cpu, const uint8_t *indices, unsigned i,
-	bool quad)
+static uint64_t element_address(const struct vcpu *cpu, const uint8_t *indices, size_t i, bool quad)
 {
 	const struct insn *in = &cpu->insn;
 	int64_t index;

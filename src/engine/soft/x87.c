@@ -80,9 +80,9 @@ static uint16_t tag_word(const struct xsave_image *image)
  */
 static void build_environment(const struct xsave_image *image, uint16_t *env, bool small)
 {
-	unsigned step = small ? 1 : 2, words = (small ? ENV16_BYTES : ENV_BYTES) / 2;
+	size_t step = small ? 1 : 2, words = (small ? ENV16_BYTES : ENV_BYTES) / 2;
 
-	for (unsigned i = 0; i < words; i++)
+	for (size_t i = 0; i < words; i++)
 		env[i] = !small && (i == 1 || i == 3 || i == 5 || i == 13) ? 0xffff : 0;
 	env[0] = image->fcw;
 	env[step] = image->fsw;
@@ -91,7 +91,8 @@ static void build_environment(const struct xsave_image *image, uint16_t *env, bo
 
 static void take_environment(struct xsave_image *image, const uint16_t *env, bool small)
 {
-	unsigned step = small ? 1 : 2, tags = env[2 * step];
+	size_t step = small ? 1 : 2;
+	unsigned tags = env[2 * step];
 
 	image->fcw = (env[0] & FCW_VALID) | FCW_ONE;
 	sys_x87_set_top(image, env[step] >> 11 & 7);
@@ -118,7 +119,7 @@ bool sys_x87_state(struct vcpu *cpu, uint64_t ea)
 	env_size = small ? ENV16_BYTES : ENV_BYTES;
 	if (cpu->insn.system == SYS_FNSTENV || cpu->insn.system == SYS_FNSAVE) {
 		build_environment(image, area.env, small);
-		for (unsigned i = 0; whole && i < 8; i++)
+		for (size_t i = 0; whole && i < 8; i++)
 			soft_copy(area.bytes + env_size + 10 * i, image->st[i], 10);
 		if (!soft_write(cpu, ea, area.bytes, size, user))
 			return false;
@@ -138,7 +139,7 @@ bool sys_x87_state(struct vcpu *cpu, uint64_t ea)
 	if (!soft_read(cpu, ea, area.bytes, size, user))
 		return false;
 	take_environment(image, area.env, small);
-	for (unsigned i = 0; whole && i < 8; i++)
+	for (size_t i = 0; whole && i < 8; i++)
 		soft_copy(image->st[i], area.bytes + env_size + 10 * i, 10);
 	return true;
 }
