@@ -37,7 +37,7 @@ static void advance(struct io *io, size_t len)
 		io->iov++;
 		io->n--;
 	}
-	if (len) {
+	if (io->n) {
 		io->iov->iov_base = (char *)io->iov->iov_base + len;
 		io->iov->iov_len -= len;
 	}
