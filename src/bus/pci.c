@@ -31,7 +31,7 @@ static bool in_windows(const struct pci_bus *pci, uint64_t address, uint64_t len
 	       in_window(w->mmio64, w->mmio64_size, address, len);
 }
 
-static uint64_t bar_register(const struct pci_dev *dev, unsigned i)
+static uint64_t bar_register(const struct pci_dev *dev, size_t i)
 {
 	const uint8_t *p = dev->config + PCI_BAR0 + 4 * i;
 	uint64_t value = dev->bars[i].is64 ? le64_load(p) : le32_load(p);
@@ -39,7 +39,7 @@ static uint64_t bar_register(const struct pci_dev *dev, unsigned i)
 	return value & ~0xfull;
 }
 
-static void bar_register_set(struct pci_dev *dev, unsigned i, uint64_t address)
+static void bar_register_set(struct pci_dev *dev, size_t i, uint64_t address)
 {
 	const struct pci_bar *bar = &dev->bars[i];
 	uint32_t flags = (bar->is64 ? 0x4 : 0) | (bar->prefetch ? 0x8 : 0);
@@ -246,7 +246,7 @@ static bool bar_assign(const struct pci_bus *pci, struct pci_bar *bar)
 
 static int bars_assign(struct pci_bus *pci, struct pci_dev *dev, struct vz_error *e)
 {
-	for (unsigned i = 0; i < PCI_BARS; i++) {
+	for (size_t i = 0; i < PCI_BARS; i++) {
 		struct pci_bar *bar = &dev->bars[i];
 
 		if (!bar->size)

@@ -231,7 +231,7 @@ static void build(struct room *room, const struct acpi_board *board)
 
 	if (room->full)
 		return;
-	for (unsigned i = 0; i < ARRAY_SIZE(tables); i++)
+	for (size_t i = 0; i < ARRAY_SIZE(tables); i++)
 		le64_store(xsdt + HEADER_SIZE + 8 * i, room_address(room, tables[i]));
 	table_seal(xsdt);
 	fill_rsdp(rsdp, room_address(room, xsdt));

@@ -49,8 +49,8 @@ static void advance(const struct virtqueue *vq, uint16_t *at, bool *wrap, unsign
 
 bool packed_ready(struct virtqueue *vq)
 {
-	uint16_t flags =
-		load16(vq->ring->desc + vq->next_avail * DESC_SIZE + DESC_FLAGS, __ATOMIC_ACQUIRE);
+	uint16_t flags = load16(vq->ring->desc + (size_t)vq->next_avail * DESC_SIZE + DESC_FLAGS,
+		__ATOMIC_ACQUIRE);
 
 	return !!(flags & DESC_F_AVAIL) == vq->avail_wrap &&
 	       !!(flags & DESC_F_USED) != vq->avail_wrap;
@@ -117,7 +117,7 @@ static const char *walk(struct virtqueue *vq, struct chain *c)
 	do {
 		if (c->ndesc == room)
 			return "a descriptor chain runs into slots in flight";
-		read_desc(&d, vq->ring->desc + at * DESC_SIZE);
+		read_desc(&d, vq->ring->desc + (size_t)at * DESC_SIZE);
 		at = at + 1 == vq->size ? 0 : at + 1;
 		c->ndesc++;
 		if (d.flags & DESC_F_INDIRECT) {
