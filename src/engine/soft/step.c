@@ -130,32 +130,62 @@ static uint64_t operand_address(struct vcpu *cpu, uint64_t *bit)
 	return (in->addr_size == 4 ? (uint32_t)ea : ea) + base;
 }
 
-/* With a lock prefix and no single host address to lock: nobody else may run meanwhile. */
+/* An operand with no single host address: through the buffer. */
 static bool run_split(struct vcpu *cpu, const uint8_t *bytes, uint64_t ea, bool user)
 {
 	const struct insn *in = &cpu->insn;
-	struct engine *engine = cpu->engine;
-	bool locked = (in->prefixes & PFX_LOCK) || (in->opcode == 0x87 && in->map == 0);
 	bool done = false;
 
 	if (in->mem_write && !soft_probe(cpu, ea, in->mem_size, ACCESS_WRITE, user))
 		return false;
-	if (locked) {
-		soft_fpu_park(cpu);
-		soft_not_running(cpu);
-		pthread_mutex_lock(&engine->lock);
-		atomic_store(&cpu->running, 1);
-		exclusive_begin(engine, cpu);
-	}
 	/* An x87 store with an unmasked exception does not take place. */
 	if (!(in->mem_read || in->unit == UNIT_X87) ||
 		soft_read(cpu, ea, cpu->bounce, in->mem_size, user))
 		done = run_thunk(cpu, bytes, cpu->bounce);
-	if (locked) {
-		exclusive_end(engine);
-		pthread_mutex_unlock(&engine->lock);
-	}
 	return done && (!in->mem_write || soft_write(cpu, ea, cpu->bounce, in->mem_size, user));
+}
+
+/*
+ * A locked operand across two pages: nobody else may run between its read and its write. Devices
+ * lock nothing, and must not be called while others are held up.
+ */
+static bool run_locked_split(struct vcpu *cpu, const uint8_t *bytes, uint64_t ea, bool user)
+{
+	struct engine *engine = cpu->engine;
+	unsigned size = cpu->insn.mem_size, first = MEM_PAGE_SIZE - (ea & 0xfff);
+	struct walk low, high;
+	bool done;
+
+	if (!mmu_walk(cpu, ea, ACCESS_WRITE, user, &low) ||
+		!mmu_walk(cpu, ea + first, ACCESS_WRITE, user, &high))
+		return false;
+	if (!low.host || !high.host)
+		return run_split(cpu, bytes, ea, user);
+	soft_fpu_park(cpu);
+	soft_not_running(cpu);
+	pthread_mutex_lock(&engine->lock);
+	atomic_store(&cpu->running, 1);
+	exclusive_begin(engine, cpu);
+	soft_copy(cpu->bounce, low.host, first);
+	soft_copy(cpu->bounce + first, high.host, size - first);
+	done = run_thunk(cpu, bytes, cpu->bounce);
+	if (done) {
+		soft_copy(low.host, cpu->bounce, first);
+		soft_copy(high.host, cpu->bounce + first, size - first);
+	}
+	soft_fpu_park(cpu);
+	exclusive_end(engine);
+	pthread_mutex_unlock(&engine->lock);
+	if (done) {
+		mmu_wrote(cpu, low.host, first);
+		mmu_wrote(cpu, high.host, size - first);
+	}
+	return done;
+}
+
+static bool is_locked(const struct insn *in)
+{
+	return (in->prefixes & PFX_LOCK) || (in->opcode == 0x87 && in->map == 0);
 }
 
 static bool run_memory(struct vcpu *cpu, const uint8_t *bytes)
@@ -175,7 +205,8 @@ static bool run_memory(struct vcpu *cpu, const uint8_t *bytes)
 		cpu->gpr[in->reg] = bit;
 	}
 	if ((ea & 0xfff) + in->mem_size > MEM_PAGE_SIZE) {
-		done = run_split(cpu, bytes, ea, user);
+		done = is_locked(in) ? run_locked_split(cpu, bytes, ea, user)
+				     : run_split(cpu, bytes, ea, user);
 	} else if (!mmu_walk(cpu, ea, in->mem_write ? ACCESS_WRITE : ACCESS_READ, user, &walk)) {
 		done = false;
 	} else if (!walk.host) {
