@@ -107,8 +107,8 @@ static enum outcome output_chain(struct port *p, size_t *budget)
 }
 
 /*
- * Linux takes the size from the config space only when told that it changed, and at its first output
- * it can be told.
+ * Linux takes the size from the config space only when told that it changed, and at its first
+ * output it can be told.
  */
 static void tell_size(struct serial *serial)
 {
