@@ -248,7 +248,7 @@ static int set_msrs(const struct vcpu *cpu, const struct cpu_state *s)
 
 /* --- interrupts --------------------------------------------------------------------------- */
 
-static uint32_t *lapic_register(struct kvm_lapic_state *k, unsigned reg)
+static uint32_t *lapic_register(struct kvm_lapic_state *k, size_t reg)
 {
 	return (uint32_t *)(void *)(k->regs + 16 * reg);
 }
@@ -320,9 +320,9 @@ static void get_mp(const struct vcpu *cpu, struct cpu_state *s)
 
 	ioctl(cpu->fd, KVM_GET_MP_STATE, &mp);
 	s->mp = CPU_MP_RUNNING;
-	for (uint8_t i = 0; i < ARRAY_SIZE(mp_states); i++)
+	for (size_t i = 0; i < ARRAY_SIZE(mp_states); i++)
 		if (mp_states[i] == mp.mp_state)
-			s->mp = i;
+			s->mp = (uint8_t)i;
 }
 
 static int set_mp(const struct vcpu *cpu, const struct cpu_state *s)
