@@ -315,6 +315,21 @@ static void locked_instructions(void)
 	CHECK_EQ(shared.guarded, cpus * ROUNDS / 8);
 }
 
+static void hammer_split(void *arg)
+{
+	for (unsigned i = 0; i < 3 * ROUNDS; i++)
+		__asm__ volatile("lock addq $1, %0" : "+m"(*(volatile uint64_t *)split));
+}
+
+static void locked_across_pages(void)
+{
+	*(volatile uint64_t *)split = 0;
+	on_others(hammer_split, NULL);
+	hammer_split(NULL);
+	CHECK(others_done());
+	CHECK_EQ(*(volatile uint64_t *)split, cpus * 3 * ROUNDS);
+}
+
 static void set_bits(void *arg)
 {
 	uint64_t bit = cpu_index();
@@ -773,6 +788,7 @@ int main(void)
 	RUN(nmi_to_others);
 	RUN(message_to_several);
 	RUN(locked_instructions);
+	RUN(locked_across_pages);
 	RUN(locked_bits);
 	RUN(stores_in_order);
 	RUN(fences);
