@@ -480,7 +480,9 @@ static bool execute(struct vcpu *cpu, const uint8_t *bytes)
 static void stack_fault(struct vcpu *cpu)
 {
 	const struct insn *in = &cpu->insn;
-	bool implicit = in->class >= INSN_PUSH && in->class <= INSN_RET;
+	bool implicit = (in->class >= INSN_PUSH && in->class <= INSN_RET) ||
+			in->system == SYS_CALL_FAR || in->system == SYS_RETF ||
+			in->system == SYS_IRET;
 
 	if (cpu->fault.vector != EXC_GP || !cpu->fault.address)
 		return;
