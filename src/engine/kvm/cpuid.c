@@ -64,7 +64,7 @@ static const struct {
 	{ 0xd, 1, EAX, true, BIT(0) | BIT(1) | BIT(2) }, /* xsaveopt, xsavec, xgetbv 1 */
 	{ 0xd, 1, ECX, true, 0 },
 	{ 0xd, 1, EDX, true, 0 },
-	/* SVM, extended APIC space, OSVW, IBS, SKINIT, LWP, node id, performance counters, mwaitx */
+	/* SVM, extended APIC space, OSVW, IBS, SKINIT, LWP, node id, counters, mwaitx */
 	{ 0x80000001, 0, ECX, false,
 		BIT(2) | BIT(3) | BIT(9) | BIT(10) | BIT(12) | BIT(15) | BIT(19) | BIT(23) |
 			BIT(24) | BIT(26) | BIT(28) | BIT(29) },
@@ -98,6 +98,9 @@ static void filter(struct kvm_cpuid_entry2 *entry)
 		if (filters[i].leaf == entry->function && filters[i].subleaf == entry->index)
 			*reg_of(entry, filters[i].reg) &= mask;
 	}
+	/* The size that the components left need; KVM itself follows those that are enabled. */
+	if (entry->function == 0xd && entry->index == 0)
+		entry->ecx = entry->eax & 4 ? CPU_XSAVE_SIZE : 576;
 }
 
 static bool is_dropped(const struct kvm_cpuid_entry2 *entry)

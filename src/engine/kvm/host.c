@@ -40,7 +40,9 @@ static const struct {
 	{ KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT", MIN_KERNEL },
 };
 
-/* Does the processor show hardware virtualisation? The kernel hides what the firmware turned off. */
+/*
+ * Does the processor show hardware virtualisation? The kernel hides what the firmware turned off.
+ */
 static bool cpu_has_virtualisation(void)
 {
 	FILE *f = fopen("/proc/cpuinfo", "re");
@@ -83,8 +85,8 @@ static int not_openable(int code, struct vz_error *e)
 		return no_permission(e);
 	if (!cpu_has_virtualisation())
 		return err_set(e, ENOTSUP, "engine",
-			"the processor shows neither VMX nor SVM: turn it on in the firmware's setup, "
-			"or in a virtual machine let its host offer nested virtualisation");
+			"the processor shows neither VMX nor SVM: turn it on in the firmware's "
+			"setup, or in a virtual machine let its host offer nested virtualisation");
 	if (code == ENOENT || code == ENODEV || code == ENXIO)
 		return err_set(e, ENOTSUP, "engine",
 			"there is no " DEVICE ": load the kernel module kvm_intel or kvm_amd");
