@@ -90,7 +90,9 @@ static uint64_t target(struct builder *b, const struct insn *in)
 	unsigned size = in->mem_size ? in->mem_size : 64, how = v % 200;
 
 	v >>= 8;
-	if (how < 170)
+	if (b->c->scratch && (v & 0x8000000))
+		at = (v & 0x4000000 ? CODE : ALIAS) + b->c->scratch + (v >> 8) % (SCRATCH - size);
+	else if (how < 170)
 		at = DATA + PAGE + (v & 1) * 3 * PAGE + (v >> 8) % (PAGE - size);
 	else if (how < 185)
 		at = DATA + 2 * PAGE - v % (size + 1);
@@ -289,6 +291,12 @@ bool make_block_case(struct rng *r, const struct batch *batch, uint64_t features
 	keep(&b, &b.counter, 1 + rnd(r) % 4);
 	c->code_va = CODE + rnd(r) % (2 * PAGE - CODE_MAX);
 	c->rip = c->code_va;
+	if (chance(r, 20)) {
+		c->scratch = (uint16_t)(rnd(r) % (2 * PAGE - SCRATCH)) & 0xffc0;
+		if (c->scratch + (uint64_t)SCRATCH > c->code_va - CODE &&
+			c->scratch < c->code_va - CODE + CODE_MAX)
+			c->scratch = 0;
+	}
 	while (c->ninsns < wanted && tries++ < 2000) {
 		/* A branch must not skip part of a loop or of a call. */
 		if (loop && !b.target_n && chance(r, 10)) {

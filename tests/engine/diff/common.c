@@ -52,6 +52,11 @@ void arena_load(uint8_t *arena, const struct batch *b)
 	memcpy(arena, b->memory, sizeof(b->memory));
 }
 
+static uint8_t scratch_byte(const struct diff_case *c, unsigned i)
+{
+	return (uint8_t)((c->seed >> i % 56) * 37);
+}
+
 void arena_prepare(uint8_t *arena, const struct diff_case *c)
 {
 	for (unsigned i = 0; i < c->npokes; i++)
@@ -62,6 +67,8 @@ void arena_prepare(uint8_t *arena, const struct diff_case *c)
 				*p = c->poke[i].bytes[k];
 		}
 	memcpy(arena_at(arena, c->code_va), c->code, c->code_len);
+	for (unsigned i = 0; c->scratch && i < SCRATCH; i++)
+		arena[CODE_AT + c->scratch + i] = scratch_byte(c, i);
 }
 
 static void collect_line(struct outcome *o, uint32_t at, const uint8_t *line)
@@ -102,6 +109,9 @@ void arena_collect(uint8_t *arena, const struct batch *b, const struct diff_case
 				collect_line(o, line, arena + line);
 		memcpy(arena + at, b->memory + at, PAGE);
 	}
+	for (uint32_t i = 0; c->scratch && i < SCRATCH; i += 64)
+		collect_line(o, (uint32_t)CODE_AT + c->scratch + i,
+			arena + CODE_AT + c->scratch + i);
 }
 
 void xsave_normalise(uint8_t *image)

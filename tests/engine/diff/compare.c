@@ -24,10 +24,11 @@ __attribute__((format(printf, 1, 2))) static void say(const char *format, ...)
 
 /* What CPUs are free to do, by the instruction that faults. */
 struct freedom {
-	bool fault;   /* a page fault need not come, or not first */
-	bool address; /* any address of the operand may be the one that is reported */
-	bool vectors; /* vector state may have changed in part */
-	bool memory;  /* the operand may be written in part */
+	bool fault;      /* a page fault need not come, or not first */
+	bool address;    /* any address of the operand may be the one that is reported */
+	bool vectors;    /* vector state may have changed in part */
+	bool memory;     /* the operand may be written in part */
+	uint32_t errors; /* bits of a page fault's error code to compare */
 };
 
 static struct freedom freedom_of(const struct diff_case *c, const struct outcome *n,
@@ -35,7 +36,7 @@ static struct freedom freedom_of(const struct diff_case *c, const struct outcome
 {
 	const struct outcome *at = n->vector >= 0 ? n : s;
 	uint64_t offset = at->rip - c->code_va;
-	struct freedom f = { 0 };
+	struct freedom f = { .errors = 0x17 }; /* P, W, U, I */
 	struct insn in;
 	bool x87;
 
@@ -157,7 +158,7 @@ static bool same_memory(const struct outcome *n, const struct outcome *s)
 
 static bool same_fault(const struct freedom *f, const struct outcome *n, const struct outcome *s)
 {
-	uint32_t errors = 0x17; /* P, W, U, I */
+	uint32_t errors = f->errors;
 	bool same = true;
 
 	if (n->vector != s->vector || n->rip != s->rip) {
@@ -182,7 +183,7 @@ static bool same_fault(const struct freedom *f, const struct outcome *n, const s
 }
 
 bool outcome_same(const struct diff_case *c, const struct outcome *n, const struct outcome *s,
-	bool exact, bool text)
+	enum side side, bool text)
 {
 	struct freedom f = freedom_of(c, n, s);
 	uint64_t flags = FLAGS_COMPARED;
@@ -192,6 +193,8 @@ bool outcome_same(const struct diff_case *c, const struct outcome *n, const stru
 	if (f.fault && n->vector != s->vector &&
 		((n->vector >= 12 && n->vector <= 14) || (s->vector >= 12 && s->vector <= 14)))
 		return true;
+	if (side == SIDE_KERNEL)
+		f.errors &= ~4u;
 	if (stray(s))
 		return true;
 	/* A jump to where no address can be: some CPUs fault at the jump, some at its target. */
@@ -202,7 +205,7 @@ bool outcome_same(const struct diff_case *c, const struct outcome *n, const stru
 		return false;
 	if (n->vector == OUTCOME_DONE)
 		flags &= ~(uint64_t)c->flags_any;
-	else if (c->flags_dead && !exact)
+	else if (c->flags_dead && side != SIDE_EXACT)
 		flags &= ~(uint64_t)FLAGS_ARITH;
 	if ((n->flags ^ s->flags) & flags) {
 		say("flags: native %llx, engine %llx, were %llx", U(n->flags), U(s->flags),

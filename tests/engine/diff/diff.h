@@ -42,6 +42,7 @@ extern const struct area areas[AREAS];
 #define CODE_MAX    1536
 #define POKES       6
 #define MASKS       4
+#define SCRATCH     256
 #define LINES       6
 #define INSNS_MAX   80
 
@@ -49,6 +50,7 @@ struct diff_case {
 	uint8_t xsave[XSAVE_BYTES] __attribute__((aligned(64)));
 	uint64_t gpr[16], rip, flags, fs, gs;
 	uint64_t code_va;
+	uint16_t scratch; /* data beside the code: offset in the code pages, or 0 */
 	uint16_t code_len;
 	uint8_t npokes, nmasks;
 	struct {
@@ -126,7 +128,13 @@ void native_stop(void);
 
 /* guest.c */
 struct guest;
-struct guest *guest_new(const char *options);
+/*
+ * How the engine runs a case: as it does by default; with its option "exact"; at CPL 0, without
+ * code for newer CPUs, and disturbed now and then; with pages of the arena in a device.
+ */
+enum side { SIDE_DEFAULT, SIDE_EXACT, SIDE_KERNEL, SIDE_DEVICE, SIDES };
+struct guest *guest_new(enum side side);
+bool guest_takes(const struct guest *g, const struct diff_case *c, const struct outcome *native);
 void guest_free(struct guest *g);
 uint64_t guest_features(const struct guest *g);
 void guest_load(struct guest *g, const struct batch *b);
@@ -178,7 +186,7 @@ bool make_block_case(struct rng *r, const struct batch *b, uint64_t features, st
 /* compare.c */
 /* True: the same. With text, differences are printed to stdout as TAP comments. */
 bool outcome_same(const struct diff_case *c, const struct outcome *native,
-	const struct outcome *soft, bool exact, bool text);
+	const struct outcome *soft, enum side side, bool text);
 void case_print(const struct diff_case *c);
 
 /* smc.c */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The engine's side: a machine of one CPU with page tables that put the arena where the native side
- * has it. Cases run at CPL 3; every exception, and int 0x80 in the exit page, ends in a stub that
- * writes its vector to a port, which stops the CPU.
+ * has it. Cases run at CPL 3, or in a kernel guest at CPL 0; every exception, and int 0x80 in the
+ * exit page, ends in a stub that writes its vector to a port, which stops the CPU.
  */
 #include "diff.h"
 #include "engine/engine.h"
@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 extern const struct engine_class engine_soft;
@@ -22,6 +23,7 @@ extern const struct engine_class engine_soft;
 #define KERNEL    0x200000ull /* idt, gdt and tss, stubs, stack: a page each */
 #define KERNEL_VA 0xffffffff80000000ull
 #define ARENA     0x400000ull
+#define DEVICE    0x80000000ull /* guest-physical; like the arena */
 #define FINISH    0x80
 
 struct guest {
@@ -32,6 +34,9 @@ struct guest {
 	uint64_t next_table;
 	struct cpu_state state; /* template of every case's */
 	int vector;             /* from the stub; OUTCOME_HANG: none came */
+	bool kernel, device;
+	pthread_t disturber;
+	_Atomic bool stop;
 };
 
 /*
@@ -40,6 +45,7 @@ struct guest {
  */
 
 static _Atomic unsigned progress;
+static _Atomic bool hung;
 static struct vcpu *_Atomic running;
 static const struct diff_case *running_case;
 
@@ -55,8 +61,10 @@ static void *watch(void *arg)
 
 		stuck = cpu && at == last ? stuck + 1 : 0;
 		last = at;
-		if (stuck == 3)
+		if (stuck == 3) {
+			atomic_store(&hung, true);
 			engine_soft.kick(cpu);
+		}
 		if (stuck < 8)
 			continue;
 		printf("# the engine does not come back from this case:\n");
@@ -68,30 +76,47 @@ static void *watch(void *arg)
 	return NULL;
 }
 
+/* Interrupts whatever runs: the CPU must be able to leave and come back at any poll. */
+static void *disturb(void *arg)
+{
+	struct guest *g = arg;
+	static const struct timespec pause = { .tv_nsec = 20000 };
+
+	while (!atomic_load(&g->stop)) {
+		if (atomic_load(&running) == g->vcpu)
+			engine_soft.kick(g->vcpu);
+		nanosleep(&pause, NULL);
+	}
+	return NULL;
+}
+
 /*
  * --- the machine
  * ----------------------------------------------------------------------------------
  */
 
+/* The device is memory as well: the pages of the arena that are mapped to it. */
 static uint64_t board_read(void *arg, bool port, uint64_t addr, unsigned size)
 {
-	(void)arg;
-	(void)port;
-	(void)addr;
-	(void)size;
-	return ~0ull;
+	struct guest *g = arg;
+	uint64_t v = 0;
+
+	if (port || addr - DEVICE > ARENA_BYTES - size)
+		return ~0ull;
+	memcpy(&v, g->ram + ARENA + (addr - DEVICE), size);
+	return v;
 }
 
 static void board_write(void *arg, bool port, uint64_t addr, unsigned size, uint64_t value)
 {
 	struct guest *g = arg;
 
-	(void)size;
-	(void)value;
-	if (!port)
-		return;
-	g->vector = (int)addr;
-	engine_soft.kick(g->vcpu);
+	if (port) {
+		g->vector = (int)addr;
+		engine_soft.kick(g->vcpu);
+	} else if (addr - DEVICE <= ARENA_BYTES - size) {
+		memcpy(g->ram + ARENA + (addr - DEVICE), &value, size);
+	}
 }
 
 static uint64_t *table_entry(struct guest *g, uint64_t table, uint64_t va, unsigned level)
@@ -122,8 +147,12 @@ static void build_tables(struct guest *g)
 		const struct area *a = &areas[i];
 		uint64_t flags = 5 | (a->write ? 2 : 0) | (a->exec ? 0 : 1ull << 63);
 
-		for (unsigned k = 0; k < a->pages; k++)
-			map_page(g, a->va + k * PAGE, ARENA + a->at + k * PAGE, flags);
+		for (unsigned k = 0; k < a->pages; k++) {
+			bool device = g->device && !k && (i == 0 || i == 2 || i == 5);
+
+			map_page(g, a->va + k * PAGE, (device ? DEVICE : ARENA) + a->at + k * PAGE,
+				flags);
+		}
 	}
 	for (unsigned k = 0; k < 4; k++)
 		map_page(g, KERNEL_VA + k * PAGE, KERNEL + k * PAGE, 3);
@@ -141,8 +170,9 @@ static void build_kernel(struct guest *g)
 		uint64_t gate[2];
 		uint8_t stub[] = { 0xe6, (uint8_t)v, 0xeb, 0xfe }; /* out v, al; jmp . */
 
-		gate[0] = (handler & 0xffff) | 0x10 << 16 | (0x8e00ull | dpl << 13) << 32 |
-			  (handler & 0xffff0000) << 32;
+		/* At CPL 0 the handlers need a stack that the case has not got at. */
+		gate[0] = (handler & 0xffff) | 0x10 << 16 | (uint64_t)g->kernel << 32 |
+			  (0x8e00ull | dpl << 13) << 32 | (handler & 0xffff0000) << 32;
 		gate[1] = handler >> 32;
 		memcpy(base + 16 * v, gate, 16);
 		memcpy(base + 2 * PAGE + 16 * v, stub, sizeof(stub));
@@ -150,7 +180,8 @@ static void build_kernel(struct guest *g)
 	memcpy(base + PAGE, gdt, sizeof(gdt));
 	uint64_t stack = KERNEL_VA + 4 * PAGE;
 
-	memcpy(base + PAGE + 0x100 + 4, &stack, 8); /* the TSS: RSP0 and no I/O map */
+	memcpy(base + PAGE + 0x100 + 4, &stack, 8);    /* the TSS: RSP0 and no I/O map */
+	memcpy(base + PAGE + 0x100 + 0x24, &stack, 8); /* IST1 */
 	base[PAGE + 0x100 + 0x66] = 0x68;
 	for (unsigned slot = 0; slot < PAGE / EXIT_SLOT; slot++)
 		memcpy(g->ram + ARENA + EXIT_AT + slot * EXIT_SLOT, "\xcd\x80", 2);
@@ -169,6 +200,12 @@ static void build_state(struct guest *g)
 	s->xcr0 = 7;
 	s->seg[SEG_CS] = (struct cpu_segment){ .limit = ~0u, .attr = 0xa0fb, .selector = 0x33 };
 	s->seg[SEG_SS] = data;
+	if (g->kernel) {
+		s->seg[SEG_CS].attr = 0xa09b;
+		s->seg[SEG_CS].selector = 0x10;
+		s->seg[SEG_SS].attr = 0xc093;
+		s->seg[SEG_SS].selector = 0x18;
+	}
 	data.selector = 0;
 	s->seg[SEG_DS] = s->seg[SEG_ES] = s->seg[SEG_FS] = s->seg[SEG_GS] = data;
 	s->seg[SEG_TR] = (struct cpu_segment){
@@ -181,11 +218,11 @@ static void build_state(struct guest *g)
 	s->interrupt_shadow = s->nmi_pending = s->nmi_blocked = false;
 }
 
-struct guest *guest_new(const char *options)
+struct guest *guest_new(enum side side)
 {
 	static bool watching;
 	struct guest *g = calloc(1, sizeof(*g));
-	struct engine_config config = { .cpus = 1, .options = options };
+	struct engine_config config = { .cpus = 1, .options = side == SIDE_EXACT ? "exact" : NULL };
 	struct vz_error e = { 0 };
 	struct span span;
 	pthread_t thread;
@@ -202,15 +239,26 @@ struct guest *guest_new(const char *options)
 		exit(1);
 	}
 	g->ram = span.p;
+	g->kernel = side == SIDE_KERNEL;
+	g->device = side == SIDE_DEVICE;
 	g->vcpu = engine_soft.vcpu(g->engine, 0);
 	build_tables(g);
 	build_kernel(g);
 	build_state(g);
+	if (g->kernel) {
+		g->engine->code->bmi2 = false; /* the code for older CPUs must work too */
+		if (pthread_create(&g->disturber, NULL, disturb, g))
+			exit(1);
+	}
 	return g;
 }
 
 void guest_free(struct guest *g)
 {
+	if (g->kernel) {
+		atomic_store(&g->stop, true);
+		pthread_join(g->disturber, NULL);
+	}
 	engine_soft.close(g->engine);
 	mem_free(g->mem);
 	free(g);
@@ -271,6 +319,17 @@ static void read_frame(struct guest *g, struct outcome *o)
 	}
 }
 
+bool guest_takes(const struct guest *g, const struct diff_case *c, const struct outcome *native)
+{
+	if (!g->kernel)
+		return true;
+	/* What the user may not touch, the kernel may: its own tables. */
+	if (native->vector == 14 && native->cr2 >> 47)
+		return false;
+	return c->form < 0 ||
+	       (forms[c->form].insn.class != INSN_SYSTEM && forms[c->form].insn.class != INSN_POPF);
+}
+
 void guest_run(struct guest *g, const struct batch *b, const struct diff_case *c, struct outcome *o)
 {
 	struct cpu_state *s = &g->state;
@@ -280,6 +339,8 @@ void guest_run(struct guest *g, const struct batch *b, const struct diff_case *c
 
 	arena_prepare(guest_arena(g), c);
 	mem_written(g->mem, code, c->code_len);
+	if (c->scratch)
+		mem_written(g->mem, ARENA + CODE_AT + c->scratch, SCRATCH);
 	memcpy(s->gpr, c->gpr, sizeof(s->gpr));
 	memcpy(s->xsave, c->xsave, XSAVE_BYTES);
 	s->rip = c->rip;
@@ -295,7 +356,10 @@ void guest_run(struct guest *g, const struct batch *b, const struct diff_case *c
 	running_case = c;
 	atomic_fetch_add(&progress, 1);
 	atomic_store(&running, g->vcpu);
-	exit = engine_soft.run(g->vcpu, &e);
+	do
+		exit = engine_soft.run(g->vcpu, &e);
+	while (exit == VCPU_KICKED && g->vector == OUTCOME_HANG && !atomic_load(&hung));
+	atomic_store(&hung, false);
 	atomic_store(&running, NULL);
 	o->vector = g->vector;
 	struct cpu_state end;

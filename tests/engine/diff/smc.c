@@ -49,10 +49,8 @@ static void run(struct guest *g, const char *name, const uint8_t *text, unsigned
 
 void test_modified_code(void)
 {
-	static const char *const options[] = { NULL, "exact" };
-
-	for (unsigned i = 0; i < 2; i++) {
-		struct guest *g = guest_new(options[i]);
+	for (unsigned side = 0; side < SIDES; side++) {
+		struct guest *g = guest_new(side);
 
 #define X(name, rax, rdx)                                              \
 	for (unsigned at = 0x1000 - 0x40; at < 0x1000 + 0x80; at += 1) \
