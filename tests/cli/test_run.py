@@ -148,6 +148,13 @@ def test_engine_that_is_asked_for_is_taken_or_tells_why(directory):
         refused(done, "engine: kvm does not work here: ")
 
 
+def test_auto_takes_the_first_engine_without_a_but(directory):
+    lines = vizor("engines").stdout.splitlines()
+    names = [a.split()[0] for a, b in zip(lines, lines[1:]) if b.strip() == "works here"]
+    done = vizor("-k", kernel(directory / "k", POWER_OFF), "--log-level", "info")
+    assert done.returncode == 0 and f"engine {names[0]}: " in done.stderr, done.stderr
+
+
 # --- the terminal ------------------------------------------------------------------------------
 
 
