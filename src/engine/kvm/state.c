@@ -287,7 +287,8 @@ static void get_events(const struct vcpu *cpu, struct cpu_state *s)
 
 	ioctl(cpu->fd, KVM_GET_VCPU_EVENTS, &events);
 	s->nmi_pending = events.nmi.pending || events.nmi.injected;
-	s->nmi_blocked = events.nmi.masked;
+	/* One that waits to be delivered again blocks itself in KVM; here it is pending as before. */
+	s->nmi_blocked = events.nmi.masked && !events.nmi.injected;
 	s->interrupt_shadow = events.interrupt.shadow;
 	vector = events.interrupt.nr;
 	if (events.interrupt.injected && !events.interrupt.soft) {
