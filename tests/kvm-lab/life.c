@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The life of a Linux guest by the public functions alone: life ENGINE KERNEL INITRD [WORDS]. Pause,
- * resume, the power button, a second start, pulling the plug, a reset. WORDS go to the kernel command
- * line. The initial RAM disk is that of scripts/guest-image. Prints TAP.
+ * The life of a Linux guest by the public functions alone: life ENGINE KERNEL INITRD [WORDS].
+ * Pause, resume, the power button, a second start, pulling the plug, a reset. WORDS go to the
+ * kernel command line. The initial RAM disk is that of scripts/guest-image. Prints TAP.
  */
 #include <stdio.h>
 #include <stdlib.h>

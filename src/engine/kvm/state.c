@@ -287,7 +287,7 @@ static void get_events(const struct vcpu *cpu, struct cpu_state *s)
 
 	ioctl(cpu->fd, KVM_GET_VCPU_EVENTS, &events);
 	s->nmi_pending = events.nmi.pending || events.nmi.injected;
-	/* One that waits to be delivered again blocks itself in KVM; here it is pending as before. */
+	/* One that waits to be delivered again blocks itself in KVM; here it is only pending. */
 	s->nmi_blocked = events.nmi.masked && !events.nmi.injected;
 	s->interrupt_shadow = events.interrupt.shadow;
 	vector = events.interrupt.nr;
