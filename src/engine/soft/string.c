@@ -261,9 +261,12 @@ bool soft_string(struct vcpu *cpu)
 		if (left == done || stop)
 			break;
 		/* Interrupts are taken between stretches, with rip at the instruction. */
-		if ((cpu->sysflags & FL_TF) ||
-			atomic_load_explicit(&cpu->pending, memory_order_relaxed))
+		if (cpu->sysflags & FL_TF)
 			return true;
+		if (atomic_load_explicit(&cpu->pending, memory_order_relaxed)) {
+			cpu->flags = flags; /* for a fault after it has gone on */
+			return true;
+		}
 	}
 	cpu->rip = cpu->next_rip;
 	return true;

@@ -22,6 +22,8 @@ __attribute__((format(printf, 1, 2))) static void say(const char *format, ...)
 	va_end(args);
 }
 
+#define USER_END 0x7ffffffff000ull /* as Linux has it */
+
 /* What CPUs are free to do, by the instruction that faults. */
 struct freedom {
 	bool fault;      /* a page fault need not come, or not first */
@@ -61,6 +63,8 @@ static struct freedom freedom_of(const struct diff_case *c, const struct outcome
 	/* In what order an area is gone through; how wide a selector is on the stack. */
 	f.address |= in.class == INSN_SYSTEM;
 	f.fault |= in.system == SYS_RETF;
+	/* Alignment, or the address beyond the canonical range. */
+	f.fault |= in.class == INSN_SYSTEM && n->vector == 12 && s->vector == 13;
 	return f;
 }
 
@@ -172,7 +176,7 @@ static bool same_fault(const struct freedom *f, const struct outcome *n, const s
 		       (n->vector < 0 || n->vector == 14 || n->error == s->error ||
 			       (say("error: native %x, engine %x", n->error, s->error), false));
 	/* The kernel hides which of its own addresses are mapped. */
-	if (n->cr2 >> 47 || f->address)
+	if (n->cr2 >= USER_END || f->address)
 		errors &= ~1u;
 	if ((n->cr2 != s->cr2 && !f->address) || ((n->error ^ s->error) & errors)) {
 		say("#PF: native address %llx error %x, engine address %llx error %x", U(n->cr2),
