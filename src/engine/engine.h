@@ -91,8 +91,8 @@ struct engine_class {
 	void (*unbind_irqfd)(struct engine *engine, int fd);
 
 	/*
-	 * Log of the pages that the guest writes, one bit per page of the memfd as memory.h's. fetch
-	 * overwrites the bits and clears the log. 0 or -errno. May be NULL.
+	 * Log of the pages that the guest writes, one bit per page of the memfd as memory.h's.
+	 * fetch overwrites the bits and clears the log. 0 or -errno. May be NULL.
 	 */
 	int (*dirty_log)(struct engine *engine, bool on);
 	int (*dirty_fetch)(struct engine *engine, uint64_t *bits);

@@ -288,7 +288,7 @@ static uint64_t bus_khz(void)
 	return leaf(0x15, 0, ECX) / 1000;
 }
 
-/* The APIC timer's clock, measured by the TSC; the best of some tries, for both are not read at once. */
+/* The APIC timer's clock by the TSC; the best of some tries, for they are not read at once. */
 static void timer_frequency(void)
 {
 	uint64_t khz = tsc_khz(), best = ~0ull, want = bus_khz();

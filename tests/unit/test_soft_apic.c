@@ -59,7 +59,7 @@ static void board_eoi(void *arg, unsigned pin)
 	eois++;
 	eoi_pin = pin;
 	if (lower_at_eoi)
-		ioapic_line(engine, pin, false);
+		ioapic_line(&engine->ioapic, pin, false);
 }
 
 static uint32_t reg(struct vcpu *c, unsigned offset)
@@ -76,8 +76,8 @@ static void set(struct vcpu *c, unsigned offset, uint32_t value)
 static void reset(void)
 {
 	for (unsigned pin = 0; pin < ENGINE_IOAPIC_PINS; pin++)
-		ioapic_line(engine, pin, false);
-	ioapic_reset(engine);
+		ioapic_line(&engine->ioapic, pin, false);
+	ioapic_reset(&engine->ioapic);
 	for (unsigned i = 0; i < 3; i++) {
 		soft_cpu_reset(cpus[i], false);
 		lapic_reset(cpus[i]);
@@ -584,14 +584,14 @@ static void tsc_frequency(void)
 
 static uint32_t io_reg(unsigned index)
 {
-	ioapic_write(engine, 0, 4, index);
-	return (uint32_t)ioapic_read(engine, 0x10, 4);
+	ioapic_write(&engine->ioapic, 0, 4, index);
+	return (uint32_t)ioapic_read(&engine->ioapic, 0x10, 4);
 }
 
 static void io_set(unsigned index, uint32_t value)
 {
-	ioapic_write(engine, 0, 4, index);
-	ioapic_write(engine, 0x10, 4, value);
+	ioapic_write(&engine->ioapic, 0, 4, index);
+	ioapic_write(&engine->ioapic, 0x10, 4, value);
 }
 
 static void route(unsigned pin, uint32_t low, uint32_t dest)
@@ -610,29 +610,29 @@ static void ioapic_registers(void)
 	route(5, 0xffffffff, 0xff);
 	CHECK_EQ(io_reg(0x1a), 0x1afff); /* status and remote IRR are read-only */
 	CHECK_EQ(io_reg(0x1b), 0xff000000);
-	ioapic_line(engine, 24, true); /* no such pin */
-	ioapic_line(engine, 4000000000u, true);
+	ioapic_line(&engine->ioapic, 24, true); /* no such pin */
+	ioapic_line(&engine->ioapic, 4000000000u, true);
 }
 
 static void ioapic_edge(void)
 {
 	route(4, 0x80, 1);
-	ioapic_line(engine, 4, true);
+	ioapic_line(&engine->ioapic, 4, true);
 	CHECK_EQ(received(0x80), 2);
-	ioapic_line(engine, 4, true); /* no edge */
+	ioapic_line(&engine->ioapic, 4, true); /* no edge */
 	CHECK_EQ(received(0x80), 0);
-	ioapic_line(engine, 4, false);
+	ioapic_line(&engine->ioapic, 4, false);
 	CHECK_EQ(received(0x80), 0);
-	ioapic_line(engine, 4, true);
+	ioapic_line(&engine->ioapic, 4, true);
 	CHECK_EQ(received(0x80), 2);
-	ioapic_line(engine, 4, false);
+	ioapic_line(&engine->ioapic, 4, false);
 	route(4, MASKED | 0x80, 1);
-	ioapic_line(engine, 4, true);
+	ioapic_line(&engine->ioapic, 4, true);
 	route(4, 0x80, 1);
 	CHECK_EQ(received(0x80), 0); /* a masked edge is lost */
 	route(4, 0x880, 6);
-	ioapic_line(engine, 4, false);
-	ioapic_line(engine, 4, true);
+	ioapic_line(&engine->ioapic, 4, false);
+	ioapic_line(&engine->ioapic, 4, true);
 	CHECK_EQ(received(0x80), 6);
 	CHECK_EQ(reg(cpus[1], TMR + 0x40), 0);
 }
@@ -640,12 +640,12 @@ static void ioapic_edge(void)
 static void ioapic_level(void)
 {
 	route(9, 0x8081, 0);
-	ioapic_line(engine, 9, true);
+	ioapic_line(&engine->ioapic, 9, true);
 	CHECK_EQ(lapic_accept(cpu), 0x81);
 	CHECK_EQ(reg(cpu, TMR + 0x40), 2);
 	CHECK_EQ(io_reg(0x22), 0xc081);
-	ioapic_line(engine, 9, false);
-	ioapic_line(engine, 9, true); /* the interrupt is in service */
+	ioapic_line(&engine->ioapic, 9, false);
+	ioapic_line(&engine->ioapic, 9, true); /* the interrupt is in service */
 	CHECK_EQ(received(0x81), 0);
 	set(cpu, EOI, 0); /* and again, for the line is high */
 	CHECK_EQ(eois, 1);
@@ -661,7 +661,7 @@ static void ioapic_level(void)
 static void ioapic_level_masked(void)
 {
 	route(9, MASKED | 0x8082, 0);
-	ioapic_line(engine, 9, true);
+	ioapic_line(&engine->ioapic, 9, true);
 	CHECK_EQ(received(0x82), 0);
 	route(9, 0x8082, 0);
 	CHECK_EQ(received(0x82), 1);
@@ -675,7 +675,7 @@ static void ioapic_level_masked(void)
 static void ioapic_level_refused(void)
 {
 	route(9, 0x8083, 0x55); /* nobody: no remote IRR */
-	ioapic_line(engine, 9, true);
+	ioapic_line(&engine->ioapic, 9, true);
 	CHECK_EQ(io_reg(0x22), 0x8083);
 	io_set(0x23, 2u << 24);
 	CHECK_EQ(received(0x83), 4);

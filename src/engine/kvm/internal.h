@@ -7,6 +7,7 @@
 #define ENGINE_KVM_INTERNAL_H
 
 #include "engine/engine.h"
+#include "engine/ioapic.h"
 #include <linux/kvm.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -46,12 +47,6 @@ struct vcpu {
 	pthread_t thread;
 };
 
-struct kvm_ioapic {
-	pthread_mutex_t lock;
-	uint32_t id, select, level;
-	uint64_t redirection[ENGINE_IOAPIC_PINS];
-};
-
 /* A message that KVM delivers by itself. Pins: only so that KVM reports ends of interrupt. */
 struct kvm_route {
 	bool used;
@@ -71,7 +66,7 @@ struct engine {
 	bool any_length; /* ioeventfds may match writes of every length */
 	bool amd;
 	bool dirty_log;
-	struct kvm_ioapic ioapic;
+	struct ioapic ioapic;
 	pthread_mutex_t routes_lock;
 	struct kvm_route pins[ENGINE_IOAPIC_PINS], *routes;
 	unsigned nroutes;
@@ -104,17 +99,9 @@ struct kvm_power_on *kvm_msrs_all(const struct vcpu *cpu);
 void kvm_get_state(struct vcpu *cpu, struct cpu_state *state);
 int kvm_set_state(struct vcpu *cpu, const struct cpu_state *state);
 
-/* ioapic.c */
-void kvm_ioapic_reset(struct engine *engine);
-uint64_t kvm_ioapic_read(struct engine *engine, uint64_t offset, unsigned size);
-void kvm_ioapic_write(struct engine *engine, uint64_t offset, unsigned size, uint64_t value);
-void kvm_ioapic_line(struct engine *engine, unsigned pin, bool level);
-void kvm_ioapic_eoi(struct engine *engine, unsigned vector);
-int kvm_ioapic_state(struct engine *engine, struct state *s);
-
-/* irq.c */
-bool kvm_send_msi(struct engine *engine, uint64_t address, uint32_t data); /* somebody took it */
-void kvm_route_pin(struct engine *engine, unsigned pin, const struct kvm_route *route);
+/* irq.c; these two as struct ioapic_host has them. */
+bool kvm_send_msi(void *engine, uint64_t address, uint32_t data);
+void kvm_route_pin(void *engine, unsigned pin, bool used, uint64_t address, uint32_t data);
 void kvm_msi(struct engine *engine, uint64_t address, uint32_t data);
 int kvm_bind_doorbell(struct engine *engine, uint64_t address, unsigned size, int fd);
 void kvm_unbind_doorbell(struct engine *engine, uint64_t address, unsigned size, int fd);

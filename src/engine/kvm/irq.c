@@ -9,8 +9,9 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 
-bool kvm_send_msi(struct engine *engine, uint64_t address, uint32_t data)
+bool kvm_send_msi(void *arg, uint64_t address, uint32_t data)
 {
+	struct engine *engine = arg;
 	struct kvm_msi msi = {
 		.address_lo = (uint32_t)address,
 		.address_hi = (uint32_t)(address >> 32),
@@ -59,15 +60,15 @@ static int set_routes(struct engine *engine)
 	return r;
 }
 
-void kvm_route_pin(struct engine *engine, unsigned pin, const struct kvm_route *route)
+void kvm_route_pin(void *arg, unsigned pin, bool used, uint64_t address, uint32_t data)
 {
+	struct engine *engine = arg;
 	struct kvm_route *now = &engine->pins[pin];
 
 	pthread_mutex_lock(&engine->routes_lock);
 	/* KVM waits for its readers: do without where nothing changes. */
-	if (now->used != route->used || now->address != route->address ||
-		now->data != route->data) {
-		*now = *route;
+	if (now->used != used || (used && (now->address != address || now->data != data))) {
+		*now = (struct kvm_route){ .used = used, .address = address, .data = data };
 		set_routes(engine);
 	}
 	pthread_mutex_unlock(&engine->routes_lock);

@@ -168,11 +168,24 @@ static void kvm_close(struct engine *engine)
 		vcpu_free(engine->vcpu[i]);
 	close_fd(engine->vm);
 	close_fd(engine->kvm);
-	pthread_mutex_destroy(&engine->ioapic.lock);
+	ioapic_fini(&engine->ioapic);
 	pthread_mutex_destroy(&engine->routes_lock);
 	free(engine->routes);
 	free(engine->supported);
 	free(engine);
+}
+
+static void interrupt_ended(void *arg, unsigned pin)
+{
+	struct engine *engine = arg;
+
+	if (engine->board.eoi)
+		engine->board.eoi(engine->board.arg, pin);
+}
+
+static void kvm_irq_line(struct engine *engine, unsigned pin, bool level)
+{
+	ioapic_line(&engine->ioapic, pin, level);
 }
 
 static int kvm_open(struct engine **out, const struct engine_config *config, struct vz_error *e)
@@ -186,8 +199,11 @@ static int kvm_open(struct engine **out, const struct engine_config *config, str
 	engine->board = config->board;
 	engine->cpus = config->cpus;
 	engine->vm = -1;
-	pthread_mutex_init(&engine->ioapic.lock, NULL);
 	pthread_mutex_init(&engine->routes_lock, NULL);
+	ioapic_init(&engine->ioapic, &(struct ioapic_host){ .arg = engine,
+					     .send = kvm_send_msi,
+					     .route = kvm_route_pin,
+					     .ended = interrupt_ended });
 	engine->kvm = r = kvm_host_open(e);
 	if (r < 0)
 		goto fail;
@@ -201,7 +217,6 @@ static int kvm_open(struct engine **out, const struct engine_config *config, str
 		r = vcpu_new(engine, i, e);
 	if (r)
 		goto fail;
-	kvm_ioapic_reset(engine);
 	*out = engine;
 	return 0;
 fail:
@@ -217,7 +232,7 @@ static void kvm_reset(struct engine *engine)
 		kvm_msrs_set(engine->vcpu[i], on->msrs, on->nmsrs);
 		kvm_set_state(engine->vcpu[i], &on->state);
 	}
-	kvm_ioapic_reset(engine);
+	ioapic_reset(&engine->ioapic);
 }
 
 /* --- dirty pages -------------------------------------------------------------------------- */
@@ -276,7 +291,7 @@ static int kvm_state(struct engine *engine, struct state *s)
 {
 	struct kvm_clock_data now = { 0 };
 	uint64_t ns;
-	int r = kvm_ioapic_state(engine, s);
+	int r = ioapic_state(&engine->ioapic, s);
 
 	if (r)
 		return r;
@@ -306,7 +321,7 @@ const struct engine_class engine_kvm = {
 	.get_state = kvm_get_state,
 	.set_state = kvm_set_state,
 	.msi = kvm_msi,
-	.irq_line = kvm_ioapic_line,
+	.irq_line = kvm_irq_line,
 	.bind_doorbell = kvm_bind_doorbell,
 	.unbind_doorbell = kvm_unbind_doorbell,
 	.bind_irqfd = kvm_bind_irqfd,

@@ -92,7 +92,7 @@ static void leave(struct vcpu *cpu)
 static uint64_t board_read(struct engine *engine, bool port, uint64_t addr, unsigned size)
 {
 	if (!port && addr - ENGINE_IOAPIC_BASE < MEM_PAGE_SIZE)
-		return kvm_ioapic_read(engine, addr - ENGINE_IOAPIC_BASE, size);
+		return ioapic_read(&engine->ioapic, addr - ENGINE_IOAPIC_BASE, size);
 	return engine->board.read(engine->board.arg, port, addr, size);
 }
 
@@ -100,7 +100,7 @@ static void board_write(struct engine *engine, bool port, uint64_t addr, unsigne
 	uint64_t value)
 {
 	if (!port && addr - ENGINE_IOAPIC_BASE < MEM_PAGE_SIZE)
-		kvm_ioapic_write(engine, addr - ENGINE_IOAPIC_BASE, size, value);
+		ioapic_write(&engine->ioapic, addr - ENGINE_IOAPIC_BASE, size, value);
 	else
 		engine->board.write(engine->board.arg, port, addr, size, value);
 }
@@ -195,7 +195,7 @@ static bool handled(struct vcpu *cpu)
 		return true;
 	case KVM_EXIT_IOAPIC_EOI:
 		cpu->count[COUNT_EOI]++;
-		kvm_ioapic_eoi(cpu->engine, cpu->run->eoi.vector);
+		ioapic_eoi(&cpu->engine->ioapic, cpu->run->eoi.vector);
 		return true;
 	case KVM_EXIT_INTR:
 	case KVM_EXIT_IRQ_WINDOW_OPEN:

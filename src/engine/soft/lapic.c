@@ -239,7 +239,7 @@ void lapic_eoi(struct vcpu *cpu)
 	/* A device may be told, and its lock may be held by one who waits for this vCPU. */
 	soft_fpu_park(cpu);
 	soft_not_running(cpu);
-	ioapic_eoi(cpu->engine, (unsigned)vector);
+	ioapic_eoi(&cpu->engine->ioapic, (unsigned)vector);
 	soft_running(cpu);
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The parts of the local APIC among themselves: lapic.c, lapic_regs.c, lapic_timer.c, ioapic.c. */
+/* The parts of the local APIC among themselves: lapic.c, lapic_regs.c, lapic_timer.c. */
 #ifndef VIZOR_SOFT_LAPIC_H
 #define VIZOR_SOFT_LAPIC_H
 

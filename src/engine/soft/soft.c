@@ -5,9 +5,9 @@
  */
 #include "base/error.h"
 #include "engine/soft/code.h"
+#include "engine/soft/lapic.h"
 #include "engine/soft/layout.h"
 #include "engine/soft/mmu.h"
-#include "state/state.h"
 #include <cpuid.h>
 #include <stdlib.h>
 #include <string.h>
@@ -118,8 +118,22 @@ static void soft_close(struct engine *engine)
 	pthread_mutex_destroy(&engine->exclusive_lock);
 	pthread_cond_destroy(&engine->exclusive_cond);
 	pthread_rwlock_destroy(&engine->doorbell_lock);
+	ioapic_fini(&engine->ioapic);
 	free(engine->doorbells);
 	free(engine);
+}
+
+static bool send_message(void *arg, uint64_t address, uint32_t data)
+{
+	return lapic_send_msi(arg, address, data);
+}
+
+static void interrupt_ended(void *arg, unsigned pin)
+{
+	struct engine *engine = arg;
+
+	if (engine->board.eoi)
+		engine->board.eoi(engine->board.arg, pin);
 }
 
 static int soft_open(struct engine **out, const struct engine_config *config, struct vz_error *e)
@@ -143,7 +157,9 @@ static int soft_open(struct engine **out, const struct engine_config *config, st
 	pthread_rwlock_init(&engine->doorbell_lock, NULL);
 	engine->nram = mem_regions(config->mem, &regions);
 	memcpy(engine->ram, regions, engine->nram * sizeof(*regions));
-	ioapic_init(engine);
+	ioapic_init(&engine->ioapic,
+		&(struct ioapic_host){
+			.arg = engine, .send = send_message, .ended = interrupt_ended });
 	for (; engine->cpus < config->cpus; engine->cpus++) {
 		engine->vcpu[engine->cpus] = vcpu_new(engine, engine->cpus, e);
 		if (!engine->vcpu[engine->cpus])
@@ -174,7 +190,7 @@ static void soft_reset(struct engine *engine)
 		soft_cpu_reset(engine->vcpu[i], false);
 		lapic_reset(engine->vcpu[i]);
 	}
-	ioapic_reset(engine);
+	ioapic_reset(&engine->ioapic);
 	pthread_mutex_lock(&engine->lock);
 	code_flush(engine);
 	pthread_mutex_unlock(&engine->lock);
@@ -210,7 +226,7 @@ uint64_t soft_board_read(struct vcpu *cpu, bool port, uint64_t addr, unsigned si
 	soft_fpu_park(cpu);
 	soft_not_running(cpu);
 	if (!port && is_ioapic(addr))
-		v = ioapic_read(engine, addr & 0xfff, size);
+		v = ioapic_read(&engine->ioapic, addr & 0xfff, size);
 	else
 		v = engine->board.read(engine->board.arg, port, addr, size);
 	soft_running(cpu);
@@ -248,7 +264,7 @@ void soft_board_write(struct vcpu *cpu, bool port, uint64_t addr, unsigned size,
 	soft_fpu_park(cpu);
 	soft_not_running(cpu);
 	if (!port && is_ioapic(addr))
-		ioapic_write(engine, addr & 0xfff, size, value);
+		ioapic_write(&engine->ioapic, addr & 0xfff, size, value);
 	else if (port || !ring_doorbell(engine, addr, size))
 		engine->board.write(engine->board.arg, port, addr, size, value);
 	soft_running(cpu);
@@ -331,15 +347,14 @@ static bool soft_counter(struct engine *engine, unsigned index, const char **nam
 	return false;
 }
 
+static void soft_irq_line(struct engine *engine, unsigned pin, bool level)
+{
+	ioapic_line(&engine->ioapic, pin, level);
+}
+
 static int soft_state(struct engine *engine, struct state *s)
 {
-	state_enter(s, "ioapic", 1, NULL);
-	state_u32(s, "id", &engine->ioapic.id);
-	state_u32(s, "select", &engine->ioapic.select);
-	for (unsigned i = 0; i < ENGINE_IOAPIC_PINS; i++)
-		state_u64(s, "redirection", &engine->ioapic.redirection[i]);
-	state_u32(s, "level", &engine->ioapic.level);
-	return state_leave(s);
+	return ioapic_state(&engine->ioapic, s);
 }
 
 const struct engine_class engine_soft = {
@@ -355,7 +370,7 @@ const struct engine_class engine_soft = {
 	.get_state = soft_get_state,
 	.set_state = soft_set_state,
 	.msi = lapic_deliver,
-	.irq_line = ioapic_line,
+	.irq_line = soft_irq_line,
 	.bind_doorbell = soft_bind_doorbell,
 	.unbind_doorbell = soft_unbind_doorbell,
 	.counter = soft_counter,

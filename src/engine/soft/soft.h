@@ -18,6 +18,7 @@
 
 #include "base/arith.h"
 #include "engine/engine.h"
+#include "engine/ioapic.h"
 #include "engine/soft/decode.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -201,13 +202,6 @@ struct vcpu {
 	struct vz_error *run_error;
 };
 
-struct ioapic {
-	pthread_mutex_t lock;
-	uint32_t id, select;
-	uint64_t redirection[ENGINE_IOAPIC_PINS];
-	uint32_t level; /* of the pins */
-};
-
 struct doorbell {
 	uint64_t address;
 	unsigned size;
@@ -370,12 +364,6 @@ void lapic_get_state(struct vcpu *cpu, struct cpu_lapic *s);
 int lapic_set_state(struct vcpu *cpu, const struct cpu_lapic *s);
 /* Deliver a message to the local APICs it addresses; any thread. */
 void lapic_deliver(struct engine *engine, uint64_t address, uint32_t data);
-void ioapic_init(struct engine *engine);
-void ioapic_reset(struct engine *engine);
-void ioapic_line(struct engine *engine, unsigned pin, bool level);
-uint64_t ioapic_read(struct engine *engine, uint64_t offset, unsigned size);
-void ioapic_write(struct engine *engine, uint64_t offset, unsigned size, uint64_t value);
-void ioapic_eoi(struct engine *engine, unsigned vector);
 int timer_thread_start(struct engine *engine, struct vz_error *e);
 void timer_thread_stop(struct engine *engine);
 uint64_t soft_tsc_khz(void); /* of the host */

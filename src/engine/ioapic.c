@@ -1,10 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * I/O APIC with 24 pins (Intel 82093AA), beside KVM's local APICs. Pins are active high whatever
- * the polarity bit says. Interrupts leave as messages; a level-triggered entry also has a route, by
- * which KVM knows the vectors whose end it must report. Any thread may call these functions.
- */
-#include "engine/kvm/internal.h"
+/* I/O APIC with 24 pins: see ioapic.h. */
+#include "engine/ioapic.h"
 #include "state/state.h"
 
 #define WINDOW_SELECT  0x00u
@@ -27,49 +23,45 @@
 #define DATA_ASSERT    0x4000u
 
 /* The entry as a message; the bits of its low half are where a message has them. */
-static struct kvm_route message(uint64_t entry)
+static uint64_t message_address(uint64_t entry)
 {
-	uint32_t low = (uint32_t)entry;
-
-	return (struct kvm_route){
-		.used = true,
-		.address = ENGINE_LAPIC_BASE | entry >> 56 << 12 | (low & ENTRY_LOGICAL ? 4 : 0),
-		.data = (low & (ENTRY_LEVEL | 0x7ff)) | DATA_ASSERT,
-	};
+	return ENGINE_LAPIC_BASE | entry >> 56 << 12 | (entry & ENTRY_LOGICAL ? 4 : 0);
 }
 
-static bool send(struct engine *engine, uint64_t entry)
+static uint32_t message_data(uint64_t entry)
 {
-	struct kvm_route m = message(entry);
-
-	return kvm_send_msi(engine, m.address, m.data);
+	return ((uint32_t)entry & (ENTRY_LEVEL | 0x7ff)) | DATA_ASSERT;
 }
 
-/* Interrupt for a level-triggered pin, when one is due. The lock is held. */
-static void update_level(struct engine *engine, unsigned pin)
+/* The lock is held in these three. */
+static bool send(const struct ioapic *ioapic, uint64_t entry)
 {
-	uint64_t *entry = &engine->ioapic.redirection[pin];
+	return ioapic->host.send(ioapic->host.arg, message_address(entry), message_data(entry));
+}
 
-	if ((engine->ioapic.level >> pin & 1) && (*entry & ENTRY_LEVEL) &&
-		!(*entry & (ENTRY_MASKED | ENTRY_REMOTE)) && send(engine, *entry))
+/* Interrupt for a level-triggered pin, when one is due. */
+static void update_level(struct ioapic *ioapic, unsigned pin)
+{
+	uint64_t *entry = &ioapic->redirection[pin];
+
+	if ((ioapic->level >> pin & 1) && (*entry & ENTRY_LEVEL) &&
+		!(*entry & (ENTRY_MASKED | ENTRY_REMOTE)) && send(ioapic, *entry))
 		*entry |= ENTRY_REMOTE;
 }
 
-/* The lock is held. */
-static void update_route(struct engine *engine, unsigned pin)
+static void update_route(const struct ioapic *ioapic, unsigned pin)
 {
-	uint64_t entry = engine->ioapic.redirection[pin];
-	struct kvm_route route = { 0 };
-
+	uint64_t entry = ioapic->redirection[pin];
 	/* Masked while one is in service, it still waits for the end. */
-	if ((entry & ENTRY_LEVEL) && (!(entry & ENTRY_MASKED) || (entry & ENTRY_REMOTE)))
-		route = message(entry);
-	kvm_route_pin(engine, pin, &route);
+	bool used = (entry & ENTRY_LEVEL) && (!(entry & ENTRY_MASKED) || (entry & ENTRY_REMOTE));
+
+	if (ioapic->host.route)
+		ioapic->host.route(ioapic->host.arg, pin, used, message_address(entry),
+			message_data(entry));
 }
 
-void kvm_ioapic_line(struct engine *engine, unsigned pin, bool level)
+void ioapic_line(struct ioapic *ioapic, unsigned pin, bool level)
 {
-	struct kvm_ioapic *ioapic = &engine->ioapic;
 	uint32_t bit = 1u << (pin & 31);
 	bool rising;
 
@@ -79,9 +71,9 @@ void kvm_ioapic_line(struct engine *engine, unsigned pin, bool level)
 	rising = level && !(ioapic->level & bit);
 	ioapic->level = level ? ioapic->level | bit : ioapic->level & ~bit;
 	if (ioapic->redirection[pin] & ENTRY_LEVEL)
-		update_level(engine, pin);
+		update_level(ioapic, pin);
 	else if (rising && !(ioapic->redirection[pin] & ENTRY_MASKED))
-		send(engine, ioapic->redirection[pin]); /* a masked edge is lost: 82093AA 3.2.4 */
+		send(ioapic, ioapic->redirection[pin]); /* a masked edge is lost: 82093AA 3.2.4 */
 	pthread_mutex_unlock(&ioapic->lock);
 }
 
@@ -90,9 +82,8 @@ static bool awaits_eoi(uint64_t entry, unsigned vector)
 	return (entry & 0xff) == vector && (entry & ENTRY_LEVEL) && (entry & ENTRY_REMOTE);
 }
 
-void kvm_ioapic_eoi(struct engine *engine, unsigned vector)
+void ioapic_eoi(struct ioapic *ioapic, unsigned vector)
 {
-	struct kvm_ioapic *ioapic = &engine->ioapic;
 	uint32_t pins = 0;
 
 	pthread_mutex_lock(&ioapic->lock);
@@ -103,20 +94,21 @@ void kvm_ioapic_eoi(struct engine *engine, unsigned vector)
 
 	/* The device may lower or raise its line meanwhile. */
 	for (unsigned pin = 0; pin < ENGINE_IOAPIC_PINS; pin++)
-		if ((pins >> pin & 1) && engine->board.eoi)
-			engine->board.eoi(engine->board.arg, pin);
+		if (pins >> pin & 1)
+			ioapic->host.ended(ioapic->host.arg, pin);
 
 	pthread_mutex_lock(&ioapic->lock);
 	for (unsigned pin = 0; pin < ENGINE_IOAPIC_PINS; pin++) {
 		if (!(pins >> pin & 1) || !awaits_eoi(ioapic->redirection[pin], vector))
 			continue;
 		ioapic->redirection[pin] &= ~(uint64_t)ENTRY_REMOTE;
-		update_level(engine, pin);
+		update_level(ioapic, pin);
+		update_route(ioapic, pin);
 	}
 	pthread_mutex_unlock(&ioapic->lock);
 }
 
-static uint32_t reg_read(const struct kvm_ioapic *ioapic)
+static uint32_t reg_read(const struct ioapic *ioapic)
 {
 	unsigned n = ioapic->select - REG_ENTRIES;
 
@@ -133,9 +125,8 @@ static uint32_t reg_read(const struct kvm_ioapic *ioapic)
 	}
 }
 
-static void reg_write(struct engine *engine, uint32_t value)
+static void reg_write(struct ioapic *ioapic, uint32_t value)
 {
-	struct kvm_ioapic *ioapic = &engine->ioapic;
 	unsigned n = ioapic->select - REG_ENTRIES;
 	uint64_t *entry = &ioapic->redirection[n / 2 % ENGINE_IOAPIC_PINS];
 
@@ -152,13 +143,12 @@ static void reg_write(struct engine *engine, uint32_t value)
 	/* Without an EOI register this is how a guest clears it by force. */
 	if (!(*entry & ENTRY_LEVEL))
 		*entry &= ~(uint64_t)ENTRY_REMOTE;
-	update_route(engine, n / 2);
-	update_level(engine, n / 2);
+	update_level(ioapic, n / 2);
+	update_route(ioapic, n / 2);
 }
 
-uint64_t kvm_ioapic_read(struct engine *engine, uint64_t offset, unsigned size)
+uint64_t ioapic_read(struct ioapic *ioapic, uint64_t offset, unsigned size)
 {
-	struct kvm_ioapic *ioapic = &engine->ioapic;
 	uint32_t value = 0;
 
 	pthread_mutex_lock(&ioapic->lock);
@@ -170,35 +160,42 @@ uint64_t kvm_ioapic_read(struct engine *engine, uint64_t offset, unsigned size)
 	return size < 4 ? value & ((1u << 8 * size) - 1) : value;
 }
 
-void kvm_ioapic_write(struct engine *engine, uint64_t offset, unsigned size, uint64_t value)
+void ioapic_write(struct ioapic *ioapic, uint64_t offset, unsigned size, uint64_t value)
 {
-	pthread_mutex_lock(&engine->ioapic.lock);
+	pthread_mutex_lock(&ioapic->lock);
 	if (offset == WINDOW_SELECT)
-		engine->ioapic.select = value & 0xff;
+		ioapic->select = value & 0xff;
 	else if (offset == WINDOW_DATA && size >= 4)
-		reg_write(engine, (uint32_t)value);
-	pthread_mutex_unlock(&engine->ioapic.lock);
+		reg_write(ioapic, (uint32_t)value);
+	pthread_mutex_unlock(&ioapic->lock);
 }
 
-/* The lines are the devices', who lower them when they are reset themselves. */
-void kvm_ioapic_reset(struct engine *engine)
+void ioapic_reset(struct ioapic *ioapic)
 {
-	struct kvm_ioapic *ioapic = &engine->ioapic;
-
 	pthread_mutex_lock(&ioapic->lock);
 	ioapic->id = ioapic->select = 0;
 	for (unsigned pin = 0; pin < ENGINE_IOAPIC_PINS; pin++) {
 		ioapic->redirection[pin] = ENTRY_MASKED;
-		update_route(engine, pin);
+		update_route(ioapic, pin);
 	}
 	pthread_mutex_unlock(&ioapic->lock);
 }
 
-int kvm_ioapic_state(struct engine *engine, struct state *s)
+void ioapic_init(struct ioapic *ioapic, const struct ioapic_host *host)
 {
-	struct kvm_ioapic *ioapic = &engine->ioapic;
-	uint32_t pending = 0; /* the software engine's section has it */
+	pthread_mutex_init(&ioapic->lock, NULL);
+	ioapic->host = *host;
+	ioapic->level = 0;
+	ioapic_reset(ioapic);
+}
 
+void ioapic_fini(struct ioapic *ioapic)
+{
+	pthread_mutex_destroy(&ioapic->lock);
+}
+
+int ioapic_state(struct ioapic *ioapic, struct state *s)
+{
 	pthread_mutex_lock(&ioapic->lock);
 	state_enter(s, "ioapic", 1, NULL);
 	state_u32(s, "id", &ioapic->id);
@@ -206,10 +203,9 @@ int kvm_ioapic_state(struct engine *engine, struct state *s)
 	for (unsigned pin = 0; pin < ENGINE_IOAPIC_PINS; pin++) {
 		state_u64(s, "redirection", &ioapic->redirection[pin]);
 		ioapic->redirection[pin] &= ENTRY_BITS;
-		update_route(engine, pin);
+		update_route(ioapic, pin);
 	}
 	state_u32(s, "level", &ioapic->level);
-	state_u32(s, "pending", &pending);
 	pthread_mutex_unlock(&ioapic->lock);
 	return state_leave(s);
 }
