@@ -172,9 +172,8 @@ static void stack_operands(void)
 }
 
 /* A stack that is a device, for what it is worth. */
-CODE(s_stack,
-	"mov %rsp, %rsi; mov %rdi, %rsp; push %rbx; pop %rcx; call 1f\n"
-	"1: pop %rdx; mov %rsi, %rsp");
+CODE(s_stack, "mov %rsp, %rsi; mov %rdi, %rsp; push %rbx; pop %rcx; call 1f\n"
+	      "1: pop %rdx; mov %rsi, %rsp");
 static void stack_in_device(void)
 {
 	struct regs r = run(s_stack, 512);
