@@ -14,8 +14,8 @@ struct ioapic_host {
 	/* Deliver a message; did a local APIC accept it? Called with the lock held. */
 	bool (*send)(void *arg, uint64_t address, uint32_t data);
 	/*
-	 * The message of a level-triggered pin, for engines that must be told whose end-of-interrupt
-	 * to report; used false: none. Called with the lock held. May be NULL.
+	 * The message of a level-triggered pin, for engines that must be told whose end of
+	 * interrupt to report; used false: none. Called with the lock held. May be NULL.
 	 */
 	void (*route)(void *arg, unsigned pin, bool used, uint64_t address, uint32_t data);
 	/* The guest ended a level-triggered interrupt; its device may change the line here. */
