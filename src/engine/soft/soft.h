@@ -194,6 +194,7 @@ struct vcpu {
 	unsigned fail_trap;
 	uint64_t fail_host, fail_address;
 	_Atomic uint32_t sleeping; /* in soft_halt */
+	unsigned pauses;           /* instructions of that name */
 	struct insn_cache *insns;  /* decoded instructions by site: soft.c */
 	void *alt_stack;
 	uint8_t bounce[512] __attribute__((aligned(64)));

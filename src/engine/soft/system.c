@@ -2,6 +2,10 @@
 /* System instructions: the dispatcher, and those too small for a file of their own. */
 #include "engine/soft/sys.h"
 #include "engine/soft/sysint.h"
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define PAUSES 32 /* from one yield to the next */
 
 void gpr_write(struct vcpu *cpu, unsigned reg, uint64_t value, unsigned size)
 {
@@ -171,6 +175,19 @@ static bool sys_halt(struct vcpu *cpu)
 	return true;
 }
 
+/*
+ * The guest waits for another CPU or for a device, whose thread may be waiting for this one's host
+ * CPU. A wait that is short on hardware stays one.
+ */
+static bool sys_pause(struct vcpu *cpu)
+{
+	if (++cpu->pauses % PAUSES == 0) {
+		soft_fpu_park(cpu);
+		syscall(SYS_sched_yield);
+	}
+	return true;
+}
+
 /* rip is already where the handler starts. */
 static bool sys_int(struct vcpu *cpu, unsigned vector)
 {
@@ -280,7 +297,7 @@ static bool execute(struct vcpu *cpu)
 	case SYS_INVD:
 		return ring0(cpu);
 	case SYS_PAUSE:
-		return true;
+		return sys_pause(cpu);
 	case SYS_XSAVE:
 	case SYS_XSAVEOPT:
 	case SYS_XSAVEC:
