@@ -190,6 +190,6 @@ bool outcome_same(const struct diff_case *c, const struct outcome *native,
 void case_print(const struct diff_case *c);
 
 /* smc.c */
-void test_modified_code(void);
+unsigned modified_code_failures(void);
 
 #endif

@@ -145,6 +145,23 @@ smc_\name:
 1:	movl $1, %eax
 	ret
 
+/* Many stores beside the code, then one to it: 3 + 2 + 1. */
+	begin tagged
+	movl $3, %ebx
+1:	movl $5, %ecx
+2:	movl %ecx, 4f(%rip)
+	decl %ecx
+	jnz 2b
+	movb %bl, 3f+1(%rip)
+	call 3f
+	addl %eax, %edx
+	decl %ebx
+	jnz 1b
+	end
+3:	movl $7, %eax
+	ret
+4:	.long 0
+
 /* Every text is copied with so much of what follows it. */
 	.fill 160, 1, 0x90
 

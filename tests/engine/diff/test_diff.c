@@ -308,6 +308,11 @@ static void test_blocks(void)
 	end(start);
 }
 
+static void test_modified_code(void)
+{
+	CHECK_EQ(modified_code_failures(), 0);
+}
+
 int main(void)
 {
 	run.r.s = setting("VIZOR_DIFF_SEED", 1);
