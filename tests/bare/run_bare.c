@@ -6,10 +6,10 @@
  * themselves. Exits with the program's code, 77 when the engine does not work here, 99 otherwise.
  *
  * The board: output to port 0xe9, exit through port 0xf4, and a test device.
- * Ports 0xe0 and 0xe4 take an address and data, port 0xe8 a command and a pin, which another thread
- * carries out: lower, raise, pulse, MSI, raise until its end of interrupt, write data to RAM. Reads:
- * 0xe0 ends of interrupt seen, 0xe4 commands not yet done, 0xe8 DEVICE_MAGIC, 0xec CPUs.
- * MMIO at 0xd0000000: 2 KiB that read back what was written, then counters of the accesses there.
+ * Ports 0xe0 and 0xe4 take an address and data, port 0xe8 a command and a pin, which another
+ * thread carries out: lower, raise, pulse, MSI, raise until its end of interrupt, write data to
+ * RAM. Reads: 0xe0 ends of interrupt seen, 0xe4 commands not yet done, 0xe8 DEVICE_MAGIC, 0xec
+ * CPUs. MMIO at 0xd0000000: 2 KiB that read back what was written, then counters of the accesses.
  */
 #include "engine/engine.h"
 #include <pthread.h>
