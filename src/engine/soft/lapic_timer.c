@@ -40,9 +40,22 @@ static uint64_t now_ns(const struct vcpu *cpu)
 	return scale(__builtin_ia32_rdtsc(), KHZ_PER_NS, cpu->engine->tsc_khz);
 }
 
-/* ns 0: off. The raw call: it leaves vector registers alone. */
-static void arm(const struct vcpu *cpu, uint64_t ns, uint64_t interval)
+/* Held for one system call; raw calls, for they leave vector registers alone. */
+static void lock(struct lapic *lapic)
 {
+	while (atomic_exchange(&lapic->timer_lock, true))
+		syscall(SYS_sched_yield);
+}
+
+static void unlock(struct lapic *lapic)
+{
+	atomic_store(&lapic->timer_lock, false);
+}
+
+/* ns 0: off. */
+static void arm(struct vcpu *cpu, uint64_t ns, uint64_t interval)
+{
+	struct lapic *lapic = &cpu->lapic;
 	struct itimerspec spec;
 
 	ns = MIN(ns, SLEEP_MAX);
@@ -50,7 +63,10 @@ static void arm(const struct vcpu *cpu, uint64_t ns, uint64_t interval)
 	spec.it_value.tv_nsec = (long)(ns % NSEC);
 	spec.it_interval.tv_sec = (time_t)(interval / NSEC);
 	spec.it_interval.tv_nsec = (long)(interval % NSEC);
-	syscall(SYS_timerfd_settime, cpu->lapic.timer_fd, 0, &spec, NULL);
+	lock(lapic);
+	syscall(SYS_timerfd_settime, lapic->timer_fd, 0, &spec, NULL);
+	lapic->timer_taken = !ns;
+	unlock(lapic);
 }
 
 static void interrupt(struct vcpu *cpu)
@@ -148,30 +164,39 @@ static uint64_t elapsed_ns(const struct vcpu *cpu)
 	return (int64_t)elapsed < 0 ? 0 : elapsed;
 }
 
-static bool read_expiry(const struct vcpu *cpu)
+/* For the timer thread: false when the vCPU has armed it anew, or claimed what was due. */
+static bool take(struct lapic *lapic)
 {
 	uint64_t count;
+	bool taken;
 
-	return syscall(SYS_read, cpu->lapic.timer_fd, &count, sizeof(count)) == sizeof(count);
+	lock(lapic);
+	taken = syscall(SYS_read, lapic->timer_fd, &count, sizeof(count)) == sizeof(count);
+	lapic->timer_taken |= taken;
+	unlock(lapic);
+	return taken;
 }
 
-/* A count is over: true when the timer's thread has not taken it and now will not. */
-static bool claim(const struct vcpu *cpu)
+/*
+ * A count is over: true when the timer thread has not taken its expiry and now will not. What is
+ * left of the timer does not tell: the host may be late.
+ */
+static bool claim(struct lapic *lapic)
 {
-	struct itimerspec left = { 0 };
+	static const struct itimerspec off;
+	bool taken;
 
-	if (read_expiry(cpu))
-		return true;
-	syscall(SYS_timerfd_gettime, cpu->lapic.timer_fd, &left);
-	if (!left.it_value.tv_sec && !left.it_value.tv_nsec)
-		return read_expiry(cpu); /* it may have ended between the two calls */
-	arm(cpu, 0, 0);
-	return true;
+	lock(lapic);
+	syscall(SYS_timerfd_settime, lapic->timer_fd, 0, &off, NULL);
+	taken = lapic->timer_taken;
+	lapic->timer_taken = true;
+	unlock(lapic);
+	return !taken;
 }
 
 static void end_one_shot(struct vcpu *cpu)
 {
-	if (claim(cpu))
+	if (claim(&cpu->lapic))
 		interrupt(cpu);
 	cpu->lapic.timer_ended = true;
 }
@@ -286,8 +311,7 @@ static void expired(struct vcpu *cpu)
 void lapic_timer_expired(struct vcpu *cpu)
 {
 	atomic_store(&cpu->lapic.timer_busy, true);
-	/* Nothing to read: the vCPU has armed it anew meanwhile. */
-	if (read_expiry(cpu))
+	if (take(&cpu->lapic))
 		expired(cpu);
 	atomic_store(&cpu->lapic.timer_busy, false);
 }

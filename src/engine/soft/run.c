@@ -430,7 +430,8 @@ enum vcpu_exit soft_run(struct vcpu *cpu, struct vz_error *e)
 	for (;;) {
 		if (atomic_load_explicit(&cpu->pending, memory_order_relaxed))
 			service(cpu);
-		if (atomic_load_explicit(&cpu->kick, memory_order_relaxed)) {
+		/* A trap must be delivered before the state is looked at: rip is past its cause. */
+		if (atomic_load_explicit(&cpu->kick, memory_order_relaxed) && !cpu->fault.valid) {
 			atomic_store(&cpu->kick, false);
 			return leave(cpu, VCPU_KICKED);
 		}

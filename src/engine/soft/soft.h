@@ -124,6 +124,8 @@ struct lapic {
 	_Atomic bool nmi;
 	int timer_fd;            /* watched by the engine's timer thread */
 	_Atomic bool timer_busy; /* the timer thread is between expiry and interrupt */
+	_Atomic bool timer_lock; /* for the two: the timer as the host has it, and timer_taken */
+	bool timer_taken;        /* it is off, or the timer thread has read its expiry */
 	bool timer_ended;        /* a one-shot count has come to 0 and its interrupt is sent */
 };
 
