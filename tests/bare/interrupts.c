@@ -61,10 +61,12 @@ static void timer(uint32_t mode, uint32_t initial)
 
 static void timer_one_shot(void)
 {
-	begin();
 	sti();
-	timer(0, 200000);
-	CHECK(WAIT_FOR(count == 1));
+	for (unsigned i = 0; i < 20; i++) {
+		begin();
+		timer(0, 200000);
+		CHECK(WAIT_FOR(count == 1));
+	}
 	linger();
 	cli();
 	CHECK_EQ(count, 1);
@@ -295,17 +297,18 @@ static struct regs computation(bool interrupts)
 
 static void state_survives(void)
 {
-	struct regs quiet = computation(false), busy;
+	struct regs quiet = computation(false), busy = quiet;
 
 	begin();
 	timer(PERIOD, 20000);
-	busy = computation(true);
+	for (unsigned i = 0; i < 1000 && count < 20; i++)
+		busy = computation(true);
 	apic_write(APIC_TMICT, 0);
 	apic_write(APIC_LVTT, MASKED);
 	sti();
 	linger();
 	cli();
-	CHECK(count > 0);
+	CHECK(count >= 20);
 	CHECK_DONE(&busy, compute);
 	CHECK(!memcmp(&quiet, &busy, offsetof(struct regs, vector)));
 	CHECK_EQ(busy.rflags & ~FL_IF, quiet.rflags);
@@ -423,13 +426,18 @@ static void ipi_destinations(void)
 	cli();
 }
 
+/* An error that has not been asked for yet may be forgotten when the machine is stopped. */
 static void illegal_vector(void)
 {
-	apic_write(APIC_ESR, 0);
-	apic_ipi(0, 5);
-	linger();
-	apic_write(APIC_ESR, 0);
-	CHECK_EQ(apic_read(APIC_ESR) & 0x20, 0x20);
+	uint32_t errors = 0;
+
+	for (unsigned i = 0; i < 10 && !errors; i++) {
+		apic_write(APIC_ESR, 0);
+		apic_ipi(0, 5);
+		apic_write(APIC_ESR, 0);
+		errors = apic_read(APIC_ESR);
+	}
+	CHECK_EQ(errors, 0x20);
 	apic_write(APIC_ESR, 0);
 	CHECK_EQ(apic_read(APIC_ESR), 0);
 }

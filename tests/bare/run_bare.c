@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Run a bare-metal program on an engine: run_bare ENGINE PROGRAM.bin [CPUS [ENGINE-OPTIONS]].
+ * Run a bare-metal program: run_bare ENGINE PROGRAM.bin [CPUS [ENGINE-OPTIONS [disturb]]].
  *
  * 64 MiB of RAM, the flat image at 1 MiB, CPU 0 in 64-bit mode with the first 4 GiB mapped to
  * themselves. Exits with the program's code, 77 when the engine does not work here, 99 otherwise.
+ * With "disturb", all CPUs are stopped every few milliseconds, and their state is read and set.
  *
  * The board: output to port 0xe9, exit through port 0xf4, and a test device.
  * Ports 0xe0 and 0xe4 take an address and data, port 0xe8 a command and a pin, which another
@@ -47,6 +48,7 @@ static struct board {
 	struct engine *engine;
 	struct memory *mem;
 	unsigned cpus;
+	pthread_mutex_t device; /* held while a command is carried out; taken before lock */
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
 	struct request queue[QUEUE], next;
@@ -54,17 +56,26 @@ static struct board {
 	uint32_t level_pins, eois;
 	uint8_t mmio[MMIO_BYTES];
 	struct access reads, writes;
-	atomic_bool stopping, ended;
+	atomic_bool stopping, ended, pausing;
+	unsigned parked, running;
 	int code;
-} board = { .lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER, .code = -1 };
+} board = { .device = PTHREAD_MUTEX_INITIALIZER,
+	.lock = PTHREAD_MUTEX_INITIALIZER,
+	.cond = PTHREAD_COND_INITIALIZER,
+	.code = -1 };
+
+static void kick_all(void)
+{
+	for (unsigned i = 0; i < board.cpus; i++)
+		board.class->kick(board.class->vcpu(board.engine, i));
+}
 
 static void stop(int code)
 {
 	if (atomic_exchange(&board.stopping, true))
 		return;
 	board.code = code;
-	for (unsigned i = 0; i < board.cpus; i++)
-		board.class->kick(board.class->vcpu(board.engine, i));
+	kick_all();
 }
 
 /*
@@ -108,7 +119,9 @@ static void *device_main(void *arg)
 		struct request r = board.queue[board.head % QUEUE];
 
 		pthread_mutex_unlock(&board.lock);
+		pthread_mutex_lock(&board.device);
 		carry_out(&r);
+		pthread_mutex_unlock(&board.device);
 		pthread_mutex_lock(&board.lock);
 		board.head++;
 		board.pending--;
@@ -138,7 +151,7 @@ static void post(uint32_t value)
 	board.next.pin = value & 31;
 	board.queue[(board.head + board.pending) % QUEUE] = board.next;
 	board.pending++;
-	pthread_cond_signal(&board.cond);
+	pthread_cond_broadcast(&board.cond);
 }
 
 static uint64_t port_read(uint64_t addr)
@@ -276,13 +289,68 @@ static bool load(const char *path)
 	return n > 0;
 }
 
+/* The CPU's thread was kicked: for the end, or to wait until its state has been looked at. */
+static void park(void)
+{
+	pthread_mutex_lock(&board.lock);
+	board.parked++;
+	pthread_cond_broadcast(&board.cond);
+	while (atomic_load(&board.pausing))
+		pthread_cond_wait(&board.cond, &board.lock);
+	board.parked--;
+	pthread_mutex_unlock(&board.lock);
+}
+
+static void set_states_again(void)
+{
+	static struct cpu_state s;
+
+	for (unsigned i = 0; i < board.cpus; i++) {
+		struct vcpu *cpu = board.class->vcpu(board.engine, i);
+
+		board.class->get_state(cpu, &s);
+		if (board.class->set_state(cpu, &s) < 0) {
+			printf("Bail out! CPU %u: its own state is refused\n", i);
+			_exit(EXIT_TROUBLE);
+		}
+	}
+}
+
+/* The device stands still meanwhile, as devices do when a machine is saved. */
+static void *disturb(void *arg)
+{
+	while (!atomic_load(&board.stopping)) {
+		usleep(1000);
+		pthread_mutex_lock(&board.device);
+		pthread_mutex_lock(&board.lock);
+		atomic_store(&board.pausing, true);
+		kick_all();
+		while (board.parked < board.running)
+			pthread_cond_wait(&board.cond, &board.lock);
+		if (!atomic_load(&board.stopping))
+			set_states_again();
+		atomic_store(&board.pausing, false);
+		pthread_cond_broadcast(&board.cond);
+		pthread_mutex_unlock(&board.lock);
+		pthread_mutex_unlock(&board.device);
+	}
+	return NULL;
+}
+
 static void *cpu_main(void *arg)
 {
 	struct vz_error e = { 0 };
 	enum vcpu_exit why = VCPU_KICKED;
 
-	while (!atomic_load(&board.stopping) && why == VCPU_KICKED)
+	while (!atomic_load(&board.stopping) && why == VCPU_KICKED) {
+		if (atomic_load(&board.pausing))
+			park();
 		why = board.class->run(arg, &e);
+	}
+	pthread_mutex_lock(&board.lock);
+	board.running--;
+	pthread_cond_broadcast(&board.cond);
+	pthread_mutex_unlock(&board.lock);
 	if (why != VCPU_KICKED && !atomic_load(&board.stopping)) {
 		printf("Bail out! %s\n", e.text);
 		stop(EXIT_TROUBLE);
@@ -314,18 +382,23 @@ static void print_states(void)
 	}
 }
 
-static void run(void)
+static void run(bool disturbed)
 {
-	pthread_t threads[ENGINE_CPUS_MAX], device, watcher;
+	pthread_t threads[ENGINE_CPUS_MAX], device, watcher, disturber;
 
+	board.running = board.cpus;
 	pthread_create(&device, NULL, device_main, NULL);
 	pthread_create(&watcher, NULL, watch, NULL);
 	for (unsigned i = 0; i < board.cpus; i++)
 		pthread_create(&threads[i], NULL, cpu_main, board.class->vcpu(board.engine, i));
+	if (disturbed)
+		pthread_create(&disturber, NULL, disturb, NULL);
 	for (unsigned i = 0; i < board.cpus; i++)
 		pthread_join(threads[i], NULL);
 	atomic_store(&board.ended, true);
 	pthread_join(watcher, NULL);
+	if (disturbed)
+		pthread_join(disturber, NULL);
 	if (board.code == EXIT_TROUBLE)
 		print_states();
 	/* The device waits for commands until the end. */
@@ -340,7 +413,8 @@ int main(int argc, char **argv)
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (argc < 3) {
-		fprintf(stderr, "usage: run_bare ENGINE PROGRAM.bin [CPUS [ENGINE-OPTIONS]]\n");
+		fprintf(stderr,
+			"usage: run_bare ENGINE PROGRAM.bin [CPUS [ENGINE-OPTIONS [disturb]]]\n");
 		return EXIT_TROUBLE;
 	}
 	for (unsigned i = 0; engine_classes[i]; i++)
@@ -364,5 +438,5 @@ int main(int argc, char **argv)
 		fprintf(stderr, "run_bare: cannot load %s\n", argv[2]);
 		return EXIT_TROUBLE;
 	}
-	run();
+	run(argc > 5);
 }
